@@ -1,0 +1,1 @@
+"""Types, errors, the model's specification and metrics. Imports nothing else of ours."""

@@ -1,0 +1,42 @@
+"""The one exception that crosses module borders.
+
+Raised where the fact is known, translated once at the edge (protocols/status.py). A message names the thing, what was
+expected and what came; it is written for the client that reads it.
+"""
+
+from enum import Enum
+
+
+class ErrorKind(Enum):
+    """What went wrong, in terms that every protocol can translate."""
+
+    INVALID = "invalid"  # the request cannot be served as it is written
+    NOT_FOUND = "not_found"  # no such model, version or tensor
+    NOT_READY = "not_ready"  # it exists and may serve later
+    QUEUE_FULL = "queue_full"  # refused at admission
+    EXPIRED = "expired"  # waited longer than it allowed
+    CANCELLED = "cancelled"  # the client went away
+    UNSUPPORTED = "unsupported"  # understood, and not offered
+    FORBIDDEN = "forbidden"  # offered, and not allowed here
+    UNAVAILABLE = "unavailable"  # the server is starting or stopping
+    MODEL = "model"  # the model itself failed
+    INTERNAL = "internal"  # our own fault
+
+
+class ServingError(Exception):
+    def __init__(self, kind: ErrorKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+    def __repr__(self) -> str:
+        return f"ServingError({self.kind.value}: {self.message})"
+
+
+def invalid(message: str) -> ServingError:
+    """The most common kind, spelled short."""
+    return ServingError(ErrorKind.INVALID, message)
+
+
+class LoadError(Exception):
+    """A version cannot be served; the message is the one-line reason that operators see."""

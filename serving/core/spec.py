@@ -1,0 +1,86 @@
+"""What a model's owner wants of it: the contents of `model.yaml`."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SPEC_FILE = "model.yaml"
+
+
+class Latest(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    latest: int = Field(1, ge=1, description="how many of the highest versions are served")
+
+
+class ModelSpec(BaseModel):
+    """Settings of one model; every key is optional."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backend: Literal["onnx"] | None = Field(
+        None, description="the runtime; by default the one that the artifact's file name tells"
+    )
+    versions: Literal["all"] | Latest | tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        Latest(latest=1), description="which versions are served: {latest: n}, all, or a list of numbers"
+    )
+    max_batch_size: int = Field(
+        64, ge=0, description="rows that one run may hold; 0: axis 0 of this model is no batch axis"
+    )
+    max_queue_delay_ms: float = Field(
+        0, ge=0, le=60_000, description="how long a free instance may wait for a batch to fill"
+    )
+    max_queue_rows: int = Field(4096, ge=1, description="rows that may wait; more are refused at once")
+    queue_timeout_ms: float | None = Field(None, gt=0, description="how long a request may wait; none by default")
+    instances: int = Field(1, ge=1, le=256, description="runs that may be under way at the same time")
+    threads: int = Field(1, ge=1, le=1024, description="threads that one run may use inside an operator")
+    providers: tuple[str, ...] = Field(
+        ("CPUExecutionProvider",),
+        min_length=1,
+        description="ONNX Runtime execution providers, in order of preference",
+    )
+    warmup: bool = Field(True, description="run the smallest and the largest batch before the first request")
+
+
+class SpecError(ValueError):
+    """A `model.yaml` that cannot be used; the message is one line that names file, key and remedy."""
+
+
+def parse_spec(text: str, source: str) -> ModelSpec:
+    """Reads the text of a `model.yaml`.
+
+    Raises:
+        SpecError: names `source`, the key, and the nearest valid key or the values that are allowed.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return ModelSpec()
+    if not isinstance(values, dict):
+        raise SpecError(f"{source}: expected keys and values, got {type(values).__name__}")
+    try:
+        return ModelSpec.model_validate(values)
+    except ValidationError as error:
+        raise SpecError(f"{source}: {explain(error, tuple(ModelSpec.model_fields))}") from None
+
+
+def explain(error: ValidationError, keys: Sequence[str]) -> str:
+    """A pydantic error in one line; an unknown key comes with the nearest of `keys`."""
+    parts = {}  # by key: a union reports each of its branches, one of them is enough
+    for problem in error.errors():
+        where = str(problem["loc"][0]) if problem["loc"] else "(all)"
+        if where in parts:
+            continue
+        if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
+            near = difflib.get_close_matches(where, keys, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"valid keys are {', '.join(keys)}"
+            parts[where] = f"unknown key '{where}'; {hint}"
+        else:
+            came = problem["input"]
+            parts[where] = f"'{where}': {problem['msg'][0].lower()}{problem['msg'][1:]}, got {came!r}"
+    return "; ".join(parts.values())
