@@ -1,0 +1,49 @@
+"""The interface that everything above this rank sees of a runtime."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from serving.core.spec import ModelSpec
+from serving.core.types import Signature, Tensors
+
+
+class Session(Protocol):
+    """One loaded version of one model. `run` may be called from several threads at once."""
+
+    @property
+    def signature(self) -> Signature: ...
+
+    @property
+    def platform(self) -> str:
+        """What metadata calls this kind of model, such as `onnxruntime_onnx`."""
+
+    @property
+    def batch_axis_declared(self) -> str | None:
+        """None if the artifact leaves axis 0 of every input and output open, otherwise why it has no batch axis."""
+
+    def run(self, inputs: Tensors, outputs: Sequence[str]) -> Tensors:
+        """Runs the model once.
+
+        Args:
+            inputs: every input of the signature, with its dtype and a shape that the signature accepts. Not written to.
+            outputs: names of the outputs that are wanted, in the order of the answer.
+
+        Raises:
+            ServingError: the values cannot be taken (text that is not UTF-8, for instance).
+            Exception: whatever the runtime raises when the model fails.
+        """
+
+    def close(self) -> None:
+        """Releases the model's memory. Nothing runs any more when this is called."""
+
+
+class Backend(Protocol):
+    """A module with this function."""
+
+    def load(self, artifact: Path, spec: ModelSpec) -> Session:
+        """Loads `artifact` (the file or directory that `registry.find_artifact` named). May block for long.
+
+        Raises:
+            LoadError: it cannot be served; the message says why.
+        """

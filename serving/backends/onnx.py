@@ -1,0 +1,170 @@
+"""ONNX models through ONNX Runtime.
+
+Threads and spinning are set on purpose: by default ONNX Runtime takes every core and spins on it, which costs more than
+it gives behind a batcher. An execution provider that was asked for and does not come up is an error; nothing falls back
+in silence.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from serving.core import dtypes
+from serving.core.errors import LoadError, invalid
+from serving.core.spec import ModelSpec
+from serving.core.types import Signature, Tensors, TensorSpec
+
+try:
+    import onnxruntime as ort
+except ImportError as error:
+    raise LoadError(
+        "ONNX Runtime is not installed: pip install 'serving[cpu]' (or 'serving[gpu]' for NVIDIA GPUs)"
+    ) from error
+
+_FATAL_ONLY = 4  # ONNX Runtime's own lines would only repeat the exception
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+
+
+def load(artifact: Path, spec: ModelSpec) -> "OnnxSession":
+    """Loads one `.onnx` file. May block for seconds; holds the GIL for about a millisecond at a time."""
+    refuse_two_runtimes()
+    if any(p.startswith(("CUDA", "Tensorrt", "NvTensorRTRTX")) for p in spec.providers):
+        ort.preload_dlls()
+    missing = [p for p in spec.providers if p not in ort.get_available_providers()]
+    if missing:
+        raise LoadError(
+            f"execution provider {', '.join(missing)} is not in this ONNX Runtime {ort.__version__}; "
+            f"available: {', '.join(ort.get_available_providers())}"
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = spec.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(artifact, options, providers=list(spec.providers))
+    except Exception as error:  # its exceptions share no base class
+        raise LoadError(f"ONNX Runtime cannot load {artifact.name}: {_first_line(error)}") from error
+    session.disable_fallback()
+    absent = [p for p in spec.providers if p not in session.get_providers()]
+    if absent:
+        raise LoadError(
+            f"execution provider {', '.join(absent)} did not start; ONNX Runtime would have used "
+            f"{', '.join(session.get_providers())}"
+        )
+    return OnnxSession(session)
+
+
+def refuse_two_runtimes() -> None:
+    """onnxruntime and onnxruntime-gpu install into one directory: with both, the one installed last wins by chance.
+
+    Raises:
+        LoadError: both are installed.
+    """
+    try:
+        found = [f"{name} {distribution(name).version}" for name in ("onnxruntime", "onnxruntime-gpu")]
+    except PackageNotFoundError:
+        return
+    raise LoadError(
+        f"{' and '.join(found)} are both installed and overwrite each other: "
+        "uninstall both, then install one of serving[cpu] and serving[gpu]"
+    )
+
+
+class OnnxSession:
+    """A loaded graph. See `backends.base.Session`."""
+
+    platform = "onnxruntime_onnx"
+
+    def __init__(self, session: "ort.InferenceSession") -> None:
+        self._session = session
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        self.signature = Signature(_specs(inputs), _specs(outputs))
+        specs = (*self.signature.inputs.values(), *self.signature.outputs.values())
+        self._has_bytes = any(s.dtype is dtypes.BYTES for s in specs)
+        self._has_bf16 = any(s.dtype is dtypes.BF16 for s in specs)
+        self.batch_axis_declared = _why_no_batch_axis(self.signature)
+
+    def run(self, inputs: Tensors, outputs: Sequence[str]) -> Tensors:
+        if self._has_bytes:
+            inputs = {name: _to_text(name, a) if a.dtype == object else a for name, a in inputs.items()}
+        results = self._run_bound(inputs, outputs) if self._has_bf16 else self._session.run(outputs, inputs)
+        if self._has_bytes:
+            results = [_to_bytes(a) if a.dtype == object else a for a in results]
+        return dict(zip(outputs, results, strict=True))
+
+    def _run_bound(self, inputs: Tensors, outputs: Sequence[str]) -> list[np.ndarray]:
+        """numpy has no bfloat16 of its own, so such tensors travel as OrtValues over their 16-bit patterns."""
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            if array.dtype == ml_dtypes.bfloat16:
+                bits = np.ascontiguousarray(array).view(np.uint16)
+                value = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
+            else:
+                value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+            binding.bind_ortvalue_input(name, value)
+        for name in outputs:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        return [_bf16_array(v) if v.element_type() == _BFLOAT16 else v.numpy() for v in binding.get_outputs()]
+
+    def close(self) -> None:
+        del self._session
+
+
+def _bf16_array(value: "ort.OrtValue") -> np.ndarray:
+    data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    return np.frombuffer(data, ml_dtypes.bfloat16).reshape(value.shape())
+
+
+def _specs(nodes: list["ort.NodeArg"]) -> dict[str, TensorSpec]:
+    specs = {}
+    for node in nodes:
+        dtype = dtypes.BY_ONNX.get(node.type)
+        if dtype is None:
+            raise LoadError(f"tensor '{node.name}' is of type {node.type}, which no protocol here can carry")
+        # A dimension is a number, a name, or None if the graph says nothing about it.
+        specs[node.name] = TensorSpec(node.name, dtype, tuple(d if isinstance(d, int) else -1 for d in node.shape))
+    return specs
+
+
+def _why_no_batch_axis(signature: Signature) -> str | None:
+    if not signature.inputs:
+        return "it has no inputs"
+    for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        for spec in specs.values():
+            if not spec.shape:
+                return f"{kind} '{spec.name}' is a scalar"
+            if spec.shape[0] != -1:
+                return f"axis 0 of {kind} '{spec.name}' is fixed to {spec.shape[0]}"
+    return None
+
+
+def _to_text(name: str, array: np.ndarray) -> np.ndarray:
+    """bytes -> str. ONNX Runtime would turn bytes into the text of their Python literal, so this is not left to it."""
+    text = np.empty(array.shape, dtype=object)
+    for i, element in enumerate(array.flat):
+        try:
+            text.flat[i] = element.decode()
+        except UnicodeDecodeError as error:
+            raise invalid(
+                f"input '{name}' element {i} is not UTF-8 ({error.reason} at byte {error.start}), "
+                "and ONNX strings can hold nothing else"
+            ) from None
+    return text
+
+
+def _to_bytes(array: np.ndarray) -> np.ndarray:
+    data = np.empty(array.shape, dtype=object)
+    for i, element in enumerate(array.flat):
+        data.flat[i] = element.encode()
+    return data
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
