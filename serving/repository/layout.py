@@ -1,0 +1,120 @@
+"""Reads directories: which models and versions a path holds. Blocking file work, no state.
+
+A path is a repository (`<name>/<version>/model.onnx`), one model's directory (`<version>/model.onnx`, or `model.onnx`
+itself), or one model file.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from serving.backends.registry import find_artifact
+from serving.core.artifact import MANIFEST
+from serving.core.spec import SPEC_FILE
+
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class FoundVersion:
+    """A version on disk. `fingerprint` changes with any of its files or with `model.yaml`.
+
+    `changed_at` is when the youngest of its files was written (seconds since the epoch).
+    """
+
+    number: int
+    path: Path
+    fingerprint: Fingerprint
+    changed_at: float
+    has_manifest: bool
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    name: str
+    path: Path
+    spec_file: Path | None
+    versions: Mapping[int, FoundVersion] = field(default_factory=dict)
+
+
+class LayoutError(Exception):
+    """The path holds nothing that could be served; the message is one line for the operator."""
+
+
+def scan(path: Path, name: str | None = None) -> dict[str, FoundModel]:
+    """Everything that `path` holds, by model name.
+
+    Args:
+        name: overrides the model's name; only where `path` is one model.
+
+    Raises:
+        LayoutError: no such path, or it cannot be read, or `name` is given for a repository.
+    """
+    try:
+        if path.is_file():
+            if path.suffix != ".onnx":
+                raise LayoutError(f"'{path}' is not a model file: its name does not end in .onnx")
+            return _single(path, name or path.stem, path)
+        if not path.is_dir():
+            raise LayoutError(f"no such file or directory: '{path}'")
+        if find_artifact(path) is not None:
+            return _single(path, name or path.resolve().name, path)
+        if _numbered(path):
+            model = _model(name or path.resolve().name, path)
+            return {model.name: model}
+        if name is not None:
+            raise LayoutError(f"'{path}' is a repository of models, so --model-name cannot name it")
+        return {
+            entry.name: _model(entry.name, Path(entry.path))
+            for entry in sorted(os.scandir(path), key=lambda e: e.name)
+            if entry.is_dir() and not entry.name.startswith((".", "_"))
+        }
+    except OSError as error:
+        raise LayoutError(f"'{path}' cannot be read: {error.strerror}") from None
+
+
+def _single(path: Path, name: str, artifact: Path) -> dict[str, FoundModel]:
+    """A file, or a directory that is itself a version, is version 1."""
+    spec_file = (path if path.is_dir() else path.parent) / SPEC_FILE
+    present = spec_file if path.is_dir() and spec_file.is_file() else None
+    version = _version(1, artifact, present)
+    return {name: FoundModel(name, path, present, {1: version} if version else {})}
+
+
+def _model(name: str, path: Path) -> FoundModel:
+    spec_file = path / SPEC_FILE
+    present = spec_file if spec_file.is_file() else None
+    versions = {}
+    for number, version_dir in sorted(_numbered(path).items()):
+        version = _version(number, version_dir, present)
+        if version is not None:
+            versions[number] = version
+    return FoundModel(name, path, present, versions)
+
+
+def _numbered(path: Path) -> dict[int, Path]:
+    """Version directories. `003` is version 3; of two spellings of one number the plain one counts."""
+    found: dict[int, Path] = {}
+    for entry in os.scandir(path):
+        if entry.name.isascii() and entry.name.isdigit() and int(entry.name) > 0 and entry.is_dir():
+            number = int(entry.name)
+            if number not in found or entry.name == str(number):
+                found[number] = Path(entry.path)
+    return found
+
+
+def _version(number: int, path: Path, spec_file: Path | None) -> FoundVersion | None:
+    """None if it vanished while it was read."""
+    stats = []
+    changed_at = 0.0
+    try:
+        files = [path] if path.is_file() else [p for p in sorted(path.rglob("*")) if p.is_file()]
+        for file in [*files, *([spec_file] if spec_file else [])]:
+            info = file.stat()
+            stats.append((str(file), info.st_size, info.st_mtime_ns, info.st_ino))
+            # ctime too: a copy that preserves times would otherwise look old while it is being written.
+            changed_at = max(changed_at, info.st_mtime, info.st_ctime)
+    except FileNotFoundError:
+        return None
+    return FoundVersion(number, path, tuple(stats), changed_at, (path / MANIFEST).is_file())

@@ -1,0 +1,445 @@
+"""Brings what is loaded in line with what is on disk, and publishes the result.
+
+Runs on the event loop; scans and loads run in threads and come back to it, so all state here is touched by one thread.
+Every change ends in a new `Catalog`. A version is published when it is READY; only then is what it replaces drained.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from watchfiles import awatch
+
+from serving.batching.batcher import Batcher, BatchPolicy
+from serving.core.errors import ErrorKind, ServingError, invalid
+from serving.core.metrics import LiveVersion, Metrics
+from serving.core.spec import ModelSpec, SpecError, parse_spec
+from serving.repository import loading
+from serving.repository.catalog import Catalog, CatalogModel, IndexEntry
+from serving.repository.layout import Fingerprint, FoundModel, FoundVersion, LayoutError, scan
+from serving.repository.policy import Held, is_settled, plan
+from serving.repository.version import State, Version
+
+log = logging.getLogger(__name__)
+
+_LOADERS = 2  # versions that load at the same time
+_UNSETTLED_CHECK_S = 0.25
+
+
+@dataclass(frozen=True)
+class Source:
+    """A path to serve from. `name` overrides the model's name where the path is one model."""
+
+    path: Path
+    name: str | None = None
+
+
+@dataclass
+class _Model:
+    """All that the server has of one model. A number can be in `live` and in `coming` or `failed` at once: serving, and
+    the replacement made from changed files."""
+
+    name: str
+    found: FoundModel
+    spec: ModelSpec = field(default_factory=ModelSpec)
+    spec_error: str = ""
+    live: dict[int, Version] = field(default_factory=dict)
+    coming: dict[int, Version] = field(default_factory=dict)
+    failed: dict[int, Version] = field(default_factory=dict)
+    leaving: set[Version] = field(default_factory=set)
+    kept_out: bool = False  # unloaded by hand, until it is loaded by hand
+    gone: bool = False  # no longer on disk
+    unsettled: frozenset[int] = frozenset()
+    seen: dict[int, tuple[Fingerprint, float]] = field(default_factory=dict)  # and since when (monotonic)
+
+    def versions(self) -> Iterator[Version]:
+        for held in (self.live, self.coming, self.failed):
+            yield from held.values()
+        yield from self.leaving
+
+    def settled(self, settle_s: float) -> dict[int, FoundVersion]:
+        """The versions on disk whose files have been left alone for `settle_s`. Notes what it sees."""
+        now, wall_now = time.monotonic(), time.time()
+        seen, settled = {}, {}
+        for number, version in self.found.versions.items():
+            fingerprint, since = self.seen.get(number, (version.fingerprint, now))
+            if fingerprint != version.fingerprint:
+                since = now
+            seen[number] = (version.fingerprint, since)
+            if is_settled(version, wall_now, now - since, settle_s):
+                settled[number] = version
+        self.seen = seen
+        self.unsettled = frozenset(self.found.versions) - frozenset(settled)
+        return settled
+
+
+class Manager:
+    """The repository side of the server.
+
+    Args:
+        sources: what to serve from.
+        publish: gets each new catalog, on the loop.
+        settle_s: how long a version's files must have been left alone before they are read.
+        poll_s: how often directories are read when no file event came.
+        watch: False: nothing is picked up by itself, only by `load`.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        publish: Callable[[Catalog], None],
+        metrics: Metrics,
+        *,
+        settle_s: float = 1.0,
+        poll_s: float = 5.0,
+        watch: bool = True,
+    ) -> None:
+        self._sources = tuple(sources)
+        self._publish_catalog = publish
+        self._metrics = metrics
+        self._settle_s = settle_s
+        self._poll_s = poll_s
+        self._watch = watch
+        self._models: dict[str, _Model] = {}
+        self._by_source: dict[Source, frozenset[str]] = {}
+        self._complaints: dict[Source, str] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._background: list[asyncio.Task[None]] = []
+        self._news = asyncio.Event()
+        self._reconciling = asyncio.Lock()
+        self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="load")
+        metrics.states = tuple(state.value for state in State)
+        metrics.live = self._live
+
+    # What the engine sees
+
+    async def start(self) -> None:
+        """Loads what is wanted and returns when every load has ended, well or badly; then watches."""
+        await self.reconcile(settle_s=0.0)
+        await self._loads_ended()
+        if self._watch:
+            self._background = [
+                asyncio.create_task(self._reconcile_for_ever()),
+                asyncio.create_task(self._listen()),
+            ]
+
+    async def load(self, name: str) -> None:
+        """Reconciles one model now, whatever was decided about it before, and waits for the result.
+
+        Raises:
+            ServingError: INVALID: not in any repository, or a wanted version failed; the reason is in the message.
+        """
+        _check_name(name)
+        if name in self._models:
+            self._models[name].kept_out = False
+            await self._forget_failed(self._models[name])
+        await self.reconcile(settle_s=0.0, only=name)
+        model = self._models.get(name)
+        if model is None or model.gone or not model.found.versions:
+            raise invalid(f"failed to load '{name}', failed to poll from model repository")
+        await self._loads_ended(model)
+        if model.failed:
+            number, failed = max(model.failed.items())
+            raise invalid(f"load failed for model '{name}': version {number} is at UNAVAILABLE state: {failed.reason};")
+
+    async def unload(self, name: str) -> None:
+        """Takes a model out of service until `load`. When it returns, no new request can reach it."""
+        _check_name(name)
+        model = self._models.get(name)
+        if model is not None:
+            model.kept_out = True
+            await self._act(model)
+
+    async def close(self) -> None:
+        """Unloads everything. Loads that are under way are left to end by themselves."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self._loaders.shutdown(wait=False, cancel_futures=True)
+        for model in self._models.values():
+            model.kept_out = True
+            for version in list(model.live.values()):
+                self._retire(model, version)
+        self._publish()
+        leaving = [t for t in self._tasks if t.get_name().startswith("unload")]
+        await asyncio.gather(*leaving, return_exceptions=True)
+
+    # Reconciling
+
+    async def reconcile(self, settle_s: float | None = None, only: str | None = None) -> None:
+        """Reads the sources and starts what has to be done; does not wait for loads."""
+        settle_s = self._settle_s if settle_s is None else settle_s
+        async with self._reconciling:
+            for source in self._sources:
+                await self._reconcile_source(source, settle_s, only)
+
+    async def _reconcile_source(self, source: Source, settle_s: float, only: str | None) -> None:
+        try:
+            found, specs = await asyncio.to_thread(_read, source)
+        except LayoutError as error:
+            self._complain(source, str(error))  # and change nothing
+            return
+        known = self._by_source.get(source, frozenset())
+        if not found and known:
+            self._complain(source, f"'{source.path}' is empty; its models stay as they are")
+            return
+        self._complaints.pop(source, None)
+        taken = {name for other, names in self._by_source.items() if other != source for name in names}
+        for name in sorted(found.keys() & taken):
+            self._complain(source, f"model '{name}' of '{source.path}' is served from another path already")
+        self._by_source[source] = frozenset(found.keys() - taken)
+        for name in self._by_source[source] | known:
+            if only is not None and name != only:
+                continue
+            model = self._models.get(name)
+            if name in found:
+                if model is None:
+                    model = self._models[name] = _Model(name, found[name])
+                model.gone = False
+                self._take_in(model, found[name], specs[name])
+            elif model is not None:
+                model.gone = True
+            if model is not None:
+                await self._act(model, settle_s)
+
+    def _take_in(self, model: _Model, found: FoundModel, spec: ModelSpec | SpecError) -> None:
+        if not found.versions and model.found.versions:
+            log.warning("model '%s' has no versions on disk any more; what is loaded stays", model.name)
+        model.found = found
+        if isinstance(spec, SpecError):
+            model.spec_error = str(spec)
+        else:
+            model.spec, model.spec_error = spec, ""
+
+    async def _act(self, model: _Model, settle_s: float | None = None) -> None:
+        """Does what the plan for one model says."""
+        if model.gone or model.kept_out:
+            for version in list(model.live.values()):
+                self._retire(model, version)
+            if model.gone:
+                await self._forget_failed(model)
+                if not any(model.versions()):
+                    del self._models[model.name]
+            self._publish()
+            return
+        settled = model.settled(self._settle_s if settle_s is None else settle_s)
+        held = [
+            Held(v.number, v.found.fingerprint, v.state is State.READY, v.state is State.FAILED)
+            for v in model.versions()
+            if v not in model.leaving
+        ]
+        todo = plan(settled, model.found.versions.keys(), held, model.spec)
+        for number in todo.forget:
+            model.failed.pop(number).to(State.END)
+        for number in todo.load:
+            version = Version(model.name, settled[number], model.spec)
+            model.coming[number] = version
+            self._spawn(self._bring_up(model, version), f"load {version}")
+        for number in todo.unload:
+            self._retire(model, model.live[number])
+        self._publish()
+
+    async def _bring_up(self, model: _Model, version: Version) -> None:
+        loop = asyncio.get_running_loop()
+        started = time.monotonic()
+        session = None
+        spec_error = model.spec_error
+        version.to(State.LOADING)
+        self._publish()
+        try:
+            if spec_error:
+                raise SpecError(spec_error)
+            session = await loop.run_in_executor(self._loaders, loading.load, model.name, version.found, version.spec)
+            version.to(State.WARMING)
+            loaded = await loop.run_in_executor(
+                self._loaders, loading.warm_up, model.name, version.found, version.spec, session
+            )
+        except Exception as error:  # whatever a runtime raises: it must not take the server down
+            if session is not None:
+                session.close()
+            reason = str(error).strip() or type(error).__name__
+            if isinstance(error, MemoryError):
+                reason = "not enough memory to load it"
+            version.to(State.FAILED, reason)
+            del model.coming[version.number]
+            model.failed[version.number] = version
+            self._metrics.loaded(model.name, "failed", time.monotonic() - started)
+        else:
+            self._enter(model, version, loaded, loop)
+            self._metrics.loaded(model.name, "ok", time.monotonic() - started)
+        await self._act(model)
+
+    def _enter(self, model: _Model, version: Version, loaded: loading.Loaded, loop: asyncio.AbstractEventLoop) -> None:
+        """A loaded version becomes READY and takes the place of an older copy of the same number."""
+        spec, session = version.spec, loaded.session
+        rows = self._metrics.batches(model.name, str(version.number))
+        version.session = session
+        version.contract = loaded.contract
+        version.unbatched_because = loaded.unbatched_because
+        version.platform = session.platform
+        version.sample = loaded.sample
+        version.batcher = Batcher(
+            str(version),
+            session.run,
+            BatchPolicy(
+                loaded.contract.max_batch_size,
+                spec.max_queue_rows,
+                spec.max_queue_delay_ms / 1000,
+                spec.instances,
+            ),
+            loop,
+            lambda n, _seconds: rows.observe(n),
+        )
+        version.to(State.READY)
+        self._metrics.revive(model.name, str(version.number))
+        older = model.live.get(version.number)
+        del model.coming[version.number]
+        model.live[version.number] = version
+        self._publish()  # from here on requests reach it
+        if older is not None:
+            self._leave(model, older)
+
+    def _retire(self, model: _Model, version: Version) -> None:
+        del model.live[version.number]
+        self._leave(model, version)
+
+    def _leave(self, model: _Model, version: Version) -> None:
+        version.to(State.DRAINING)
+        model.leaving.add(version)
+        self._spawn(self._take_down(model, version), f"unload {version}")
+
+    async def _take_down(self, model: _Model, version: Version) -> None:
+        await version.unleased()
+        version.to(State.UNLOADING)
+        await version.batcher.close()
+        if version.session is not None:
+            await asyncio.to_thread(version.session.close)
+            version.session = None
+        version.to(State.END)
+        model.leaving.discard(version)
+        if version.number not in model.live:
+            self._metrics.retire(model.name, str(version.number))
+        if model.gone and not any(model.versions()):
+            self._models.pop(model.name, None)
+        self._publish()
+
+    async def _forget_failed(self, model: _Model) -> None:
+        for version in model.failed.values():
+            version.to(State.END)
+        model.failed.clear()
+
+    async def _loads_ended(self, model: _Model | None = None) -> None:
+        while True:
+            prefix = f"load {model.name}/" if model else "load "
+            loads = [t for t in self._tasks if t.get_name().startswith(prefix)]
+            if not loads:
+                return
+            await asyncio.gather(*loads)
+
+    def _spawn(self, work: "asyncio._CoroutineLike[None]", name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Watching
+
+    async def _reconcile_for_ever(self) -> None:
+        while True:
+            unsettled = any(m.unsettled for m in self._models.values())
+            wait_s = min(self._poll_s, _UNSETTLED_CHECK_S) if unsettled else self._poll_s
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+            self._news.clear()
+            try:
+                await self.reconcile()
+            except Exception:  # a bug here must not end the watch
+                log.exception("reading the model repository failed; the next attempt is in %g s", self._poll_s)
+
+    async def _listen(self) -> None:
+        directories = [s.path for s in self._sources if s.path.is_dir()]
+        if not directories:
+            return
+        try:
+            async for _ in awatch(*directories, debounce=200, step=50, rust_timeout=0):
+                self._news.set()
+        except OSError as error:
+            log.warning("no file events (%s): directories are read every %g s instead", error, self._poll_s)
+
+    def _complain(self, source: Source, text: str) -> None:
+        if self._complaints.get(source) != text:
+            self._complaints[source] = text
+            log.warning("%s", text)
+
+    # Publishing
+
+    def _publish(self) -> None:
+        models = {name: _catalog_model(m) for name, m in self._models.items() if not (m.gone and not m.live)}
+        index = tuple(entry for name in sorted(models) for entry in _index(self._models[name]))
+        wanted = [m for m in self._models.values() if not m.kept_out and not m.gone and m.found.versions]
+        self._publish_catalog(Catalog(MappingProxyType(models), index, all(m.live for m in wanted)))
+
+    def _live(self) -> Iterator[LiveVersion]:
+        for model in self._models.values():
+            for version in model.versions():
+                serving = version.state in (State.READY, State.DRAINING)
+                yield LiveVersion(
+                    model.name,
+                    str(version.number),
+                    version.state.value,
+                    version.batcher.queued_rows if serving else 0,
+                    version.leases,
+                )
+
+
+def _read(source: Source) -> tuple[dict[str, FoundModel], dict[str, ModelSpec | SpecError]]:
+    found = scan(source.path, source.name)
+    return found, {name: read_spec(model) for name, model in found.items()}
+
+
+def read_spec(model: FoundModel) -> ModelSpec | SpecError:
+    """The model's settings: those of its `model.yaml`, or what is wrong with it."""
+    if model.spec_file is None:
+        return ModelSpec()
+    try:
+        return parse_spec(model.spec_file.read_text(), str(model.spec_file))
+    except SpecError as error:
+        return error
+    except (OSError, UnicodeDecodeError) as error:
+        return SpecError(f"{model.spec_file}: cannot be read: {error}")
+
+
+def _catalog_model(model: _Model) -> CatalogModel:
+    ready = MappingProxyType(dict(sorted(model.live.items())))
+    latest = model.live[max(model.live)] if model.live else None
+    return CatalogModel(model.name, ready, latest, frozenset(model.coming))
+
+
+def _index(model: _Model) -> Iterator[IndexEntry]:
+    entries: dict[int, IndexEntry] = {}
+    if model.kept_out:
+        for number in model.found.versions:
+            entries[number] = IndexEntry(model.name, number, State.END, "unloaded")
+    for number in model.unsettled:
+        entries[number] = IndexEntry(model.name, number, State.NEW, "its files are still being written")
+    for version in (*model.leaving, *model.failed.values(), *model.coming.values(), *model.live.values()):
+        reason = version.reason
+        if version.state is State.READY and version.number in model.failed:
+            reason = f"its files have changed, and the new ones failed: {model.failed[version.number].reason}"
+        entries[version.number] = IndexEntry(model.name, version.number, version.state, reason)
+    if entries:
+        yield from (entries[number] for number in sorted(entries))
+    else:
+        yield IndexEntry(model.name, None, None, "")
+
+
+def _check_name(name: str) -> None:
+    if not name or "/" in name or "\\" in name or "\0" in name or name in (".", ".."):
+        raise ServingError(ErrorKind.INVALID, f"failed to load '{name}': not a model name")

@@ -1,0 +1,112 @@
+"""One version of one model as the server holds it: a state machine, leases, and the batcher that runs it.
+
+Lives on the event loop; only `Session.run` is called elsewhere (by the batcher's instances).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from enum import Enum
+
+from serving.backends.base import Session
+from serving.batching.batcher import Batcher
+from serving.core.spec import ModelSpec
+from serving.core.types import Tensors
+from serving.core.validate import Contract
+from serving.repository.layout import FoundVersion
+
+log = logging.getLogger(__name__)
+
+
+class State(Enum):
+    NEW = "NEW"
+    LOADING = "LOADING"
+    WARMING = "WARMING"
+    READY = "READY"
+    DRAINING = "DRAINING"
+    UNLOADING = "UNLOADING"
+    END = "END"
+    FAILED = "FAILED"
+
+
+_ARROWS = {
+    State.NEW: {State.LOADING},
+    State.LOADING: {State.WARMING, State.FAILED},
+    State.WARMING: {State.READY, State.FAILED},
+    State.READY: {State.DRAINING},
+    State.DRAINING: {State.UNLOADING},
+    State.UNLOADING: {State.END},
+    State.FAILED: {State.END},
+    State.END: set(),
+}
+
+
+class Version:
+    """A retry or a reload is a new object; this one only ever moves forward.
+
+    `session`, `contract` and `batcher` are set from READY until END.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        found: FoundVersion,
+        spec: ModelSpec,
+        on_change: Callable[["Version"], None] | None = None,
+    ) -> None:
+        self.model = model
+        self.number = found.number
+        self.found = found
+        self.spec = spec
+        self.state = State.NEW
+        self.reason = ""
+        self.unbatched_because = ""
+        self.session: Session | None = None
+        self.contract: Contract
+        self.batcher: Batcher
+        self.platform = ""
+        self.sample: Tensors | None = None  # the smallest input that the model is known to take
+        self._leases = 0
+        self._unleased = asyncio.Event()
+        self._unleased.set()
+        self._on_change = on_change
+
+    def __repr__(self) -> str:
+        return f"<Version {self} {self.state.value} leases={self._leases}>"
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.number}"
+
+    def to(self, state: State, reason: str = "") -> None:
+        """Moves to `state`.
+
+        Raises:
+            RuntimeError: there is no such arrow.
+        """
+        if state not in _ARROWS[self.state]:
+            raise RuntimeError(f"{self}: no arrow from {self.state.value} to {state.value}")
+        self.state = state
+        self.reason = reason
+        level = logging.ERROR if state is State.FAILED else logging.INFO if state is State.READY else logging.DEBUG
+        log.log(level, "%s is %s%s", self, state.value, f": {reason}" if reason else "")
+        if self._on_change is not None:
+            self._on_change(self)
+
+    @property
+    def leases(self) -> int:
+        """Requests that use this version now; it is not unloaded under them."""
+        return self._leases
+
+    def lease(self) -> None:
+        if not self._leases:
+            self._unleased.clear()
+        self._leases += 1
+
+    def release(self) -> None:
+        self._leases -= 1
+        if not self._leases:
+            self._unleased.set()
+
+    async def unleased(self) -> None:
+        """Returns when no request uses this version."""
+        await self._unleased.wait()
