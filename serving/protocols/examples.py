@@ -1,0 +1,81 @@
+"""Requests that work, made from the models that are loaded: for the documentation page and the lines at start."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from serving.core import dtypes
+from serving.core.generate import random_inputs
+from serving.core.types import Tensors
+from serving.repository.catalog import Catalog
+from serving.repository.version import Version
+
+_INLINE_ELEMENTS = 1000  # a longer request is shown in binary form, or not at all
+
+
+def infer_bodies(catalog: Catalog) -> dict[str, Any]:
+    """For each model that has a version to ask and a request short enough to read: its JSON body."""
+    bodies = {}
+    for name, model in catalog.models.items():
+        if model.latest is not None:
+            body = infer_body(model.latest)
+            if body is not None:
+                bodies[name] = body
+    return bodies
+
+
+def infer_body(version: Version) -> dict[str, Any] | None:
+    """The JSON of a valid request of the least size; None if it would be long or JSON cannot carry it."""
+    inputs = _inputs(version)
+    if any(a.dtype in (dtypes.FP16.numpy, dtypes.BF16.numpy) for a in inputs.values()):
+        return None
+    if sum(a.size for a in inputs.values()) > _INLINE_ELEMENTS:
+        return None
+    return {"inputs": [_json_input(name, array) for name, array in inputs.items()]}
+
+
+def curl(version: Version, base_url: str) -> str:
+    """A command that sends a valid request; `base_url` without a slash at its end."""
+    url = f"{base_url}/v2/models/{version.model}/infer"
+    body = infer_body(version)
+    if body is not None:
+        return f"curl -s {url} -d '{_compact(body)}'"
+    # Zero bytes are a valid tensor of every dtype; for BYTES they are the lengths of empty elements.
+    inputs = _inputs(version)
+    sizes = {name: a.size * 4 if a.dtype == object else a.nbytes for name, a in inputs.items()}
+    heads = [{**_head(name, a), "parameters": {"binary_data_size": sizes[name]}} for name, a in inputs.items()]
+    header = _compact({"inputs": heads, "parameters": {"binary_data_output": True}})
+    return (
+        f"(printf '%s' '{header}'; head -c {sum(sizes.values())} /dev/zero) | "
+        f"curl -s {url} -H 'Inference-Header-Content-Length: {len(header)}' --data-binary @- -o -"
+    )
+
+
+def _inputs(version: Version) -> Tensors:
+    if version.sample is not None:
+        return version.sample
+    return random_inputs(version.contract.signature, 1, np.random.default_rng(0))
+
+
+def _head(name: str, array: np.ndarray) -> dict[str, Any]:
+    return {"name": name, "datatype": dtypes.BY_NUMPY[array.dtype].name, "shape": list(array.shape)}
+
+
+def _json_input(name: str, array: np.ndarray) -> dict[str, Any]:
+    flat: list[Any] = array.reshape(-1).tolist()
+    if array.dtype == object:
+        flat = [element.decode("utf-8", "replace") for element in flat]
+    elif array.dtype.kind == "f":
+        flat = [_short(v) for v in flat]
+    return {**_head(name, array), "data": flat}
+
+
+def _short(value: float) -> float | int:
+    """Few digits: an example is there to be read."""
+    rounded = round(value, 3)
+    return int(rounded) if rounded == int(rounded) else rounded
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
