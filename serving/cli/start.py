@@ -1,0 +1,69 @@
+"""`serving start`."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from rich.console import Console
+from rich.markup import escape
+
+from serving import config, logs
+from serving.cli.describe import batching, fail, tensors
+from serving.config import Settings
+from serving.protocols import examples
+from serving.server import Running, Server, StartError
+
+
+def run(flags: Mapping[str, Any], env: Mapping[str, str], file: Path | None) -> int:
+    try:
+        settings = config.load(flags, env, file)
+    except config.ConfigError as error:
+        return fail(str(error))
+    logs.configure(settings.log_format, settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    try:
+        server = Server(settings)
+        code = await server.run(announce)
+    except StartError as error:
+        return fail(str(error))
+    if server.abandoned:  # a model that hangs holds threads that Python would wait for at its end
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def announce(running: Running) -> None:
+    """Prints what is served, each model with a request that works."""
+    console = Console(soft_wrap=True, highlight=False)
+    host = "127.0.0.1" if running.host in ("0.0.0.0", "::") else running.host
+    base = f"http://{f'[{host}]' if ':' in host else host}:{running.http_port}"
+    console.print(
+        f"[bold green]ready[/]  REST {base}   gRPC {host}:{running.grpc_port}   "
+        f"documentation {base}/docs   metrics {base}/metrics"
+    )
+    for model in running.catalog.models.values():
+        version = model.latest
+        if version is None:
+            continue
+        contract = version.contract
+        console.print(f"\n[bold]{escape(model.name)}[/] version {version.number}, {batching(contract, version)}")
+        console.print(f"  inputs   {escape(tensors(contract.signature.inputs.values()))}")
+        console.print(f"  outputs  {escape(tensors(contract.signature.outputs.values()))}")
+        console.print("  try", style="dim")
+        # Not through rich, which would break the line where the terminal ends.
+        sys.stdout.write(f"  {examples.curl(version, base)}\n")
+    failed = [
+        entry for entry in running.catalog.index if entry.reason and entry.state and entry.state.value == "FAILED"
+    ]
+    for entry in failed:
+        console.print(f"\n[bold red]failed[/] {escape(entry.model)} version {entry.number}: {escape(entry.reason)}")
+    sys.stdout.flush()
