@@ -1,0 +1,216 @@
+"""The digits trainer, run as a user runs it, and the trained model that the repository comes with.
+
+TensorFlow stays in child processes: its import warns, and a warning fails a test here.
+"""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from serving.core.artifact import Golden, Manifest, read_golden, read_manifest, verify
+from serving.core.compare import difference
+
+ROOT = Path(__file__).parents[2]
+MISSING = [name for name in ("keras", "sklearn", "tensorboard", "tensorflow", "tf2onnx") if not find_spec(name)]
+
+trains = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+pytestmark = pytest.mark.xdist_group("digits")  # one worker, so that the model is trained once
+
+
+def python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def train(repo: Path, logs: Path) -> subprocess.CompletedProcess[str]:
+    return python("-m", "trainers", "digits", "--quick", "--repo", repo, "--log-dir", logs)
+
+
+def whole(version: Path) -> tuple[Manifest, Golden]:
+    """Manifest and golden sample of a version whose files are what the manifest says."""
+    manifest, golden = read_manifest(version), read_golden(version)
+    assert manifest is not None and golden is not None
+    assert verify(version, manifest) == []
+    return manifest, golden
+
+
+def run_onnx(version: Path, x: np.ndarray) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(version / "model.onnx", providers=["CPUExecutionProvider"])
+    return {"probabilities": session.run(["probabilities"], {"x": x})[0]}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with repo/ and runs/ after one quick run of the trainer."""
+    directory = tmp_path_factory.mktemp("digits")
+    result = train(directory / "repo", directory / "runs")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""  # none of TensorFlow's start-up noise
+    assert "held_out_accuracy 0.9" in result.stdout
+    assert f"published {directory / 'repo/digits/1'}" in result.stdout
+    return directory
+
+
+@trains
+def test_a_quick_run_learns_and_publishes_both_forms(trained: Path) -> None:
+    for name, artifact in (("digits", "model.onnx"), ("digits_tf", "saved_model.pb")):
+        assert [path.name for path in (trained / "repo" / name).iterdir()] == ["1"]
+        manifest, golden = whole(trained / "repo" / name / "1")
+        assert artifact in manifest.files
+        assert manifest.metric is not None and manifest.metric["held_out_accuracy"] >= 0.95
+        assert manifest.seed == 0
+        assert {"keras", "numpy", "scikit-learn", "tensorflow"} <= manifest.libraries.keys()
+        assert manifest.signature == {
+            "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 64]}],
+            "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}],
+        }
+        assert golden.inputs["x"].shape[0] >= 3
+        assert golden.outputs["probabilities"].shape == (golden.inputs["x"].shape[0], 10)
+
+
+@trains
+def test_a_run_writes_tensorboard_scalars(trained: Path) -> None:
+    (run,) = (trained / "runs/digits").iterdir()
+    for rows in ("train", "validation"):
+        (events,) = (run / rows).glob("events.out.tfevents.*")
+        assert b"epoch_accuracy" in events.read_bytes()
+
+
+SAVED_MODEL = """
+import sys
+import numpy as np
+import tensorflow as tf
+from trainers.digits import split
+
+_, held_out = split(seed=0)
+answers = tf.saved_model.load(sys.argv[1]).signatures["serving_default"](x=tf.constant(held_out.images))
+np.savez(sys.argv[2], x=held_out.images, digits=held_out.digits, **answers)
+"""
+
+
+@trains
+def test_onnx_and_saved_model_agree_on_all_held_out_rows(trained: Path) -> None:
+    archive = trained / "answers.npz"
+    result = python("-c", SAVED_MODEL, trained / "repo/digits_tf/1", archive)
+    assert result.returncode == 0, result.stderr
+    with np.load(archive) as stored:
+        x, digits, expected = stored["x"], stored["digits"], stored["probabilities"]
+    assert x.shape == (360, 64)
+
+    version = trained / "repo/digits/1"
+    answers = run_onnx(version, x)
+    assert difference(answers, {"probabilities": expected}, atol=1e-4, rtol=0) is None
+    accuracy = np.mean(answers["probabilities"].argmax(axis=1) == digits)
+    manifest, _ = whole(version)
+    assert manifest.metric == {"held_out_accuracy": round(float(accuracy), 4)}
+
+
+@trains
+def test_the_same_seed_gives_the_same_model_as_the_next_version(trained: Path, tmp_path: Path) -> None:
+    result = train(trained / "repo", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"published {trained / 'repo/digits/2'}" in result.stdout
+    _, first = whole(trained / "repo/digits/1")
+    _, second = whole(trained / "repo/digits/2")
+    assert difference(second.outputs, first.outputs, atol=0, rtol=0) is None
+
+
+OTHER_ANSWERS = """
+import sys
+from pathlib import Path
+from serving.core.artifact import Golden, read_golden
+from trainers.export import check
+
+version = Path(sys.argv[1])
+golden = read_golden(version)
+model = (version / "model.onnx").read_bytes()
+check(model, golden, atol=1e-4, rtol=0)
+golden.outputs["probabilities"][2, 3] += 2e-4
+try:
+    check(model, golden, atol=1e-4, rtol=0)
+except ValueError as error:
+    print(error)
+"""
+
+
+@trains
+def test_an_export_that_answers_otherwise_is_refused() -> None:
+    result = python("-c", OTHER_ANSWERS, ROOT / "model_repo/digits/1")
+    assert result.returncode == 0, result.stderr
+    assert "does not answer as the Keras model does: 'probabilities' differs" in result.stdout
+
+
+def test_a_repository_that_is_a_file_is_one_clear_line(tmp_path: Path) -> None:
+    repo = tmp_path / "repo"
+    repo.write_text("a file")
+    result = train(repo, tmp_path / "runs")
+    assert result.returncode == 1
+    assert result.stderr == f"error: --repo {repo}: a file is in the way of this directory\n"
+    assert result.stdout == ""
+    assert repo.read_text() == "a file"
+    assert list(tmp_path.iterdir()) == [repo]
+
+
+@trains
+def test_a_model_directory_that_is_a_file_ends_without_half_a_version(tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo/digits").write_text("a file")
+    result = python(
+        "-m", "trainers", "digits", "--epochs", "1", "--repo", tmp_path / "repo", "--log-dir", tmp_path / "runs"
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ") and str(tmp_path / "repo/digits") in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert [path.name for path in (tmp_path / "repo").iterdir()] == ["digits"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [([], "which trainer?"), (["nope"], "digits"), (["digits", "--epochs", "0"], "--epochs")],
+)
+def test_usage_errors(arguments: list[str], problem: str) -> None:
+    result = python("-m", "trainers", *arguments)
+    assert result.returncode == 2
+    assert problem in result.stderr and "Traceback" not in result.stderr
+
+
+def test_the_list_names_the_trainers_without_tensorflow() -> None:
+    result = python("-X", "importtime", "-m", "trainers", "--list")
+    assert result.returncode == 0
+    assert result.stdout.startswith("digits ")
+    assert "tensorflow" not in result.stderr and "keras" not in result.stderr
+
+
+def test_the_model_in_the_repository_is_whole_small_and_reproduces_its_golden_outputs() -> None:
+    version = ROOT / "model_repo/digits/1"
+    manifest, golden = whole(version)
+    assert manifest.metric is not None and manifest.metric["held_out_accuracy"] >= 0.97
+    assert manifest.golden is not None
+    assert (version / "model.onnx").stat().st_size < 500_000
+
+    x = golden.inputs["x"]
+    expected = golden.outputs
+    tolerance = {"atol": manifest.golden.atol, "rtol": manifest.golden.rtol}
+    assert difference(run_onnx(version, x), expected, **tolerance) is None
+    for row in range(len(x)):
+        alone = run_onnx(version, x[row : row + 1])
+        assert difference(alone, {"probabilities": expected["probabilities"][row : row + 1]}, **tolerance) is None
+
+
+def test_the_model_in_the_repository_names_its_tensors_and_no_machine() -> None:
+    version = ROOT / "model_repo/digits/1"
+    session = onnxruntime.InferenceSession(version / "model.onnx", providers=["CPUExecutionProvider"])
+    assert [(tensor.name, tensor.shape) for tensor in session.get_inputs()] == [("x", ["batch", 64])]
+    assert [(tensor.name, tensor.shape) for tensor in session.get_outputs()] == [("probabilities", ["batch", 10])]
+    for path in version.iterdir():
+        data = path.read_bytes()
+        for trace in (b"/home/", b"/root", b"/tmp/", b"/work", b".py"):
+            if path.suffix != ".npz":  # compressed: any bytes may come together there
+                assert trace not in data, (path.name, trace)

@@ -1,0 +1,1 @@
+"""Trainers: each makes one small real model and publishes it. They never import the server itself."""

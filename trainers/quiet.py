@@ -1,0 +1,29 @@
+"""TensorFlow without the noise of its start.
+
+TensorFlow reads TF_CPP_MIN_LOG_LEVEL once, when it is imported. Whoever sets it gets what they ask for.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet_import() -> Iterator[None]:
+    """Import TensorFlow in here: only what ends the process will be logged, then and later.
+
+    The first messages come before TensorFlow reads the level, so for that long standard error leads nowhere.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
