@@ -32,6 +32,8 @@ def load(version_dir: Path, spec: ModelSpec) -> Session:
     """
     found = ("onnx", version_dir) if version_dir.is_file() else find_artifact(version_dir)
     if found is None:
+        if (version_dir / "saved_model.pb").is_file():
+            raise LoadError("a SavedModel: this server serves ONNX models only, so far")
         raise LoadError(f"no model.onnx in '{version_dir.name}'")
     backend, artifact = found
     if spec.backend not in (None, backend):
