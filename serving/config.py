@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serving.core.spec import explain
+from serving.core.spec import explain, read_yaml
 
 ENV_PREFIX = "SERVING_"
 
@@ -62,7 +61,7 @@ def load(flags: Mapping[str, Any], env: Mapping[str, str], file: Path | None = N
         name: env[key] for name in Settings.model_fields if (key := ENV_PREFIX + name.upper()) in env
     }
     if "paths" in variables:
-        variables["paths"] = variables["paths"].split(os.pathsep)
+        variables["paths"] = [path for path in variables["paths"].split(os.pathsep) if path]
     values |= _checked(variables, "environment (SERVING_...)")
     values |= _checked({k: v for k, v in flags.items() if v is not None}, "command line")
     return Settings.model_validate(values)
@@ -70,16 +69,13 @@ def load(flags: Mapping[str, Any], env: Mapping[str, str], file: Path | None = N
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text())
+        return read_yaml(file.read_text())
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file}: expected keys and values, got {type(values).__name__}")
-    return values
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not valid YAML: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from None
 
 
 def _checked(values: dict[str, Any], source: str) -> dict[str, Any]:

@@ -88,6 +88,10 @@ class OnnxSession:
         specs = (*self.signature.inputs.values(), *self.signature.outputs.values())
         self._has_bytes = any(s.dtype is dtypes.BYTES for s in specs)
         self._has_bf16 = any(s.dtype is dtypes.BF16 for s in specs)
+        if self._has_bf16 and any(s.dtype is dtypes.BYTES for s in self.signature.inputs.values()):
+            raise LoadError(
+                "it takes BYTES and has BF16 tensors, which ONNX Runtime's Python interface cannot pass in one run"
+            )
         self.batch_axis_declared = _why_no_batch_axis(self.signature)
 
     def run(self, inputs: Tensors, outputs: Sequence[str]) -> Tensors:
@@ -103,10 +107,10 @@ class OnnxSession:
         binding = self._session.io_binding()
         for name, array in inputs.items():
             if array.dtype == ml_dtypes.bfloat16:
-                bits = np.ascontiguousarray(array).view(np.uint16)
+                bits = np.asarray(array, order="C").view(np.uint16)
                 value = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
             else:
-                value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+                value = ort.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"))
             binding.bind_ortvalue_input(name, value)
         for name in outputs:
             binding.bind_output(name, "cpu")

@@ -1,8 +1,9 @@
-"""Runs what waits: one queue, and one thread per instance that takes from it the moment it is free.
+"""Runs what waits: one queue, and one thread per instance that takes from it when it is free.
 
-Threads: `submit`, `cancel` and `close` belong to the event loop. An instance thread takes a batch, merges, runs and
-splits, and hands the finished batch back to the loop with one call. The queue is shared, behind a lock that is held for
-microseconds. A batch is formed by the instance that will run it, so it stays open to new rows until then.
+Threads: `submit`, `cancel` and `close` belong to the event loop, and so does the decision to wake an idle instance. An
+instance thread takes a batch, merges, runs and splits, and hands the finished batch back to the loop with one call; if
+enough waits by then, it takes the next at once. The queue is shared, behind a lock that is held for microseconds. A
+batch is formed by the instance that will run it, so it stays open to new rows until then.
 
 Knows nothing of models, versions or protocols: it gets a function to run.
 """
@@ -13,8 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
+from serving.batching.gather import LONG_RUN_S, Gather
 from serving.batching.merge import merge, split
 from serving.batching.queue import BatchQueue, Item
 from serving.core.errors import ErrorKind, ServingError
@@ -44,6 +46,7 @@ class _Done:
     outcomes: list[Tensors | ServingError]
     started: float
     finished: float
+    idle: bool = False  # the instance has not taken another batch
 
 
 class Batcher:
@@ -69,12 +72,14 @@ class Batcher:
         self._batched = policy.max_batch_size > 0
         self._queue = BatchQueue(max(policy.max_batch_size, 1), policy.max_queue_rows, policy.max_queue_delay_s)
         self._lock = threading.Lock()
+        self._gather = Gather()
         self._wake: SimpleQueue[None] = SimpleQueue()
-        self._idle = 0  # instances that wait for a wake token; guarded by the lock
+        self._idle = policy.instances  # instances that wait for a wake token; the loop's own count
         self._closed = False
         self._loop = loop
         self._on_batch = on_batch
-        self._kick_planned = False
+        self._dispatch_planned = False
+        self._delay: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._expiry_at = 0.0
         self._threads = [
@@ -109,11 +114,8 @@ class Batcher:
             if self._closed:
                 raise ServingError(ErrorKind.UNAVAILABLE, f"'{self.name}' is stopping")
             self._queue.add(item, now)
-            idle = self._idle
-        if idle and not self._kick_planned:
-            # Not at once: what else arrived in this turn of the loop shall share the run.
-            self._kick_planned = True
-            self._loop.call_soon(self._kick)
+        if self._idle:
+            self._plan_dispatch()
         if deadline is not None and (self._expiry is None or deadline < self._expiry_at):
             self._plan_expiry(deadline, now)
         return item
@@ -133,8 +135,9 @@ class Batcher:
             self._wake.put(None)
         for item in left:
             self._fail(item, ServingError(ErrorKind.UNAVAILABLE, f"'{self.name}' is stopping"))
-        if self._expiry is not None:
-            self._expiry.cancel()
+        for timer in (self._expiry, self._delay):
+            if timer is not None:
+                timer.cancel()
         await asyncio.to_thread(self._join)
 
     def _join(self) -> None:
@@ -143,15 +146,40 @@ class Batcher:
 
     # Loop side
 
-    def _kick(self) -> None:
-        """Wakes as many idle instances as there are batches to run."""
-        self._kick_planned = False
+    def _plan_dispatch(self) -> None:
+        """Not at once: what else arrives in this turn of the loop shall share the run."""
+        if not self._dispatch_planned:
+            self._dispatch_planned = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        """Wakes as many idle instances as there are batches to run, or comes back when it is time to."""
+        self._dispatch_planned = False
+        now = time.monotonic()
         with self._lock:
-            batches = max(self._queue.lanes, -(-self._queue.rows // self._queue.max_batch_rows))
-            tokens = min(self._idle, batches)
-            self._idle -= tokens
-        for _ in range(tokens):
+            waiting, lanes, rows, due = len(self._queue), self._queue.lanes, self._queue.rows, self._queue.due()
+        if not self._idle or due is None:
+            return
+        if due > now:
+            self._plan_delayed(due - now)
+            return
+        if self._gather.wait(waiting, now):
+            self._plan_dispatch()
+            return
+        batches = max(lanes, -(-rows // self._queue.max_batch_rows))
+        for _ in range(min(self._idle, batches)):
+            self._idle -= 1
             self._wake.put(None)
+
+    def _plan_delayed(self, delay_s: float) -> None:
+        if self._delay is not None:
+            self._delay.cancel()
+        self._delay = self._loop.call_later(delay_s, self._dispatch)
+
+    def _instance_idle(self) -> None:
+        self._idle += 1
+        if len(self._queue):
+            self._plan_dispatch()
 
     def _deliver(self, done: _Done) -> None:
         compute_s = done.finished - done.started
@@ -164,6 +192,8 @@ class Batcher:
                 item.reply.set_result((outcome, Timing(done.started - item.enqueued, compute_s)))
         if self._on_batch is not None:
             self._on_batch(sum(item.rows for item in done.items), compute_s)
+        if done.idle:
+            self._instance_idle()
 
     def _fail(self, item: Item, error: ServingError) -> None:
         if not item.reply.done():
@@ -189,41 +219,56 @@ class Batcher:
     # Instance threads
 
     def _work(self) -> None:
-        while (batch := self._next_batch()) is not None:
-            started = time.monotonic()
-            outcomes = self._outcomes(batch)
-            done = _Done(batch, outcomes, started, time.monotonic())
-            try:
-                self._loop.call_soon_threadsafe(self._deliver, done)
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                return
-            del batch, outcomes, done  # an idle instance holds no tensors
-
-    def _next_batch(self) -> list[Item] | None:
-        """Blocks until there is a batch to run; None when the batcher closes."""
         while True:
-            with self._lock:
-                now = time.monotonic()
-                batch = self._queue.take(now)
-                if batch:
-                    return batch
-                if self._closed:
-                    return None
-                due = self._queue.due()
-                self._idle += 1
-            try:
-                self._wake.get(timeout=None if due is None else max(due - now, 0.0))
-            except Empty:
-                with self._lock:
-                    if self._idle:
-                        self._idle -= 1
-                        continue
-                self._wake.get()  # woken in the same moment: the token is ours and must not wake another
+            self._wake.get()
+            batch = self._take()
+            while batch:
+                started = time.monotonic()
+                outcomes = self._outcomes(batch)
+                done = _Done(batch, outcomes, started, time.monotonic())
+                batch = self._take_next(done.finished - started)
+                done.idle = not batch
+                if not self._tell(self._deliver, done):
+                    return
+                del outcomes, done  # an idle instance holds no tensors
+            if self._closed:
+                return
+
+    def _take(self) -> list[Item]:
+        """The batch that this instance was woken for; if others were faster, the loop hears that it is idle again."""
+        with self._lock:
+            batch = self._queue.take(time.monotonic())
+            if batch:
+                self._gather.took(len(batch))
+            left = len(self._queue) > 0
+        if not batch:
+            self._tell(self._instance_idle)
+        elif left and self.policy.instances > 1:
+            self._tell(self._plan_dispatch)  # what did not fit is another instance's
+        return batch
+
+    def _take_next(self, last_run_s: float) -> list[Item]:
+        """What waits when a run ends: a full group, or anything if runs are long. Otherwise the loop gathers first."""
+        with self._lock:
+            if last_run_s < LONG_RUN_S and not self._gather.enough(len(self._queue)):
+                return []
+            batch = self._queue.take(time.monotonic())
+            if batch:
+                self._gather.took(len(batch))
+            return batch
+
+    def _tell(self, callback: Callable[..., None], *args: object) -> bool:
+        """Calls back on the loop; False if it is closed, and nobody waits any more."""
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            return False
+        return True
 
     def _outcomes(self, batch: list[Item]) -> list[Tensors | ServingError]:
         try:
             return list(self._run_together(batch))
-        except Exception as error:
+        except BaseException as error:  # of any kind: an instance that dies leaves its callers waiting for ever
             if len(batch) == 1:
                 return [self._as_error(error)]
         # One bad request must not take its batch mates down.
@@ -233,7 +278,7 @@ class Batcher:
         outputs = self._run(merge(batch), batch[0].outputs)
         return split(batch, outputs) if self._batched else [outputs]
 
-    def _as_error(self, error: Exception) -> ServingError:
+    def _as_error(self, error: BaseException) -> ServingError:
         if isinstance(error, ServingError):
             return error
         log.warning("%s: the model failed: %s", self.name, error)

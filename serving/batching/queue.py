@@ -13,6 +13,9 @@ from typing import Any
 from serving.core.errors import ErrorKind, ServingError, invalid
 from serving.core.types import Tensors
 
+# How many items that have left a lane or the deadlines may still hold, besides as many as wait.
+_SLACK = 16
+
 
 class ItemState(Enum):
     WAITING = "waiting"
@@ -107,6 +110,8 @@ class BatchQueue:
         """
         if item.rows > self.max_batch_rows:
             raise invalid(f"inference request batch-size must be <= {self.max_batch_rows}, got {item.rows} rows")
+        if item.rows > self.max_queue_rows:
+            raise invalid(f"a request of {item.rows} rows can never wait where {self.max_queue_rows} rows may")
         if self.rows + item.rows > self.max_queue_rows:
             raise ServingError(
                 ErrorKind.QUEUE_FULL,
@@ -186,6 +191,11 @@ class BatchQueue:
         lane.size -= 1
         if not lane.size:
             del self._lanes[item.lane]
+        elif len(lane.items) > 2 * lane.size + _SLACK:
+            lane.items = deque(i for i in lane.items if i.state is ItemState.WAITING)
+        if len(self._deadlines) > 2 * self._size + _SLACK:
+            self._deadlines = [entry for entry in self._deadlines if entry[2].state is ItemState.WAITING]
+            heapq.heapify(self._deadlines)
 
     def _next_lane(self) -> _Lane | None:
         """The lane that is due first; of several, the one whose head came first. Without a delay: the oldest head."""

@@ -60,6 +60,9 @@ def start(
     flags = {**locals()}
     file = flags.pop("config")
     flags["paths"] = paths or None
+    # gRPC's newer event engine does its reads and writes on threads of its own, each of which then has to wait for the
+    # interpreter; its older poller costs this server a tenth less per call. Read when gRPC is first imported.
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
     from serving.cli.start import run
 
     _exit(run(flags, os.environ, file))

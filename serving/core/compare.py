@@ -28,7 +28,8 @@ def difference(actual: Tensors, expected: Tensors, *, atol: float, rtol: float) 
         close = np.isclose(a, b, atol=atol, rtol=rtol, equal_nan=True)
         if not close.all():
             with np.errstate(invalid="ignore"):
-                worst = np.nanmax(np.abs(a - b)[~close])
+                gaps = np.abs(a - b)[~close]
+            worst = np.nanmax(gaps, initial=0.0) if not np.isnan(gaps).all() else np.nan
             return (
                 f"'{name}' differs by up to {worst:.3g} in {np.count_nonzero(~close)} of {want.size} elements "
                 f"(allowed: {atol:g} + {rtol:g} x |expected|)"

@@ -2,10 +2,10 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 SPEC_FILE = "model.yaml"
 
@@ -16,6 +16,26 @@ class Latest(BaseModel):
     latest: int = Field(1, ge=1, description="how many of the highest versions are served")
 
 
+def _form(value: Any) -> str | None:
+    if isinstance(value, dict | Latest):
+        return "latest"
+    if isinstance(value, list | tuple):
+        return "numbers"
+    return "all" if value == "all" else None
+
+
+Versions = Annotated[
+    Annotated[Literal["all"], Tag("all")]
+    | Annotated[Latest, Tag("latest")]
+    | Annotated[tuple[Annotated[int, Field(ge=1)], ...], Tag("numbers")],
+    Discriminator(
+        _form,
+        custom_error_type="versions",
+        custom_error_message="expected {{latest: n}}, all, or a list of version numbers",
+    ),
+]
+
+
 class ModelSpec(BaseModel):
     """Settings of one model; every key is optional."""
 
@@ -24,7 +44,7 @@ class ModelSpec(BaseModel):
     backend: Literal["onnx"] | None = Field(
         None, description="the runtime; by default the one that the artifact's file name tells"
     )
-    versions: Literal["all"] | Latest | tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    versions: Versions = Field(
         Latest(latest=1), description="which versions are served: {latest: n}, all, or a list of numbers"
     )
     max_batch_size: int = Field(
@@ -56,17 +76,30 @@ def parse_spec(text: str, source: str) -> ModelSpec:
         SpecError: names `source`, the key, and the nearest valid key or the values that are allowed.
     """
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
-    if values is None:
-        return ModelSpec()
-    if not isinstance(values, dict):
-        raise SpecError(f"{source}: expected keys and values, got {type(values).__name__}")
-    try:
-        return ModelSpec.model_validate(values)
+        return ModelSpec.model_validate(read_yaml(text))
     except ValidationError as error:
         raise SpecError(f"{source}: {explain(error, tuple(ModelSpec.model_fields))}") from None
+    except ValueError as error:
+        raise SpecError(f"{source}: {error}") from None
+
+
+def read_yaml(text: str) -> dict[str, Any]:
+    """Keys and values; none for an empty text.
+
+    Raises:
+        ValueError: one line that says what is wrong.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("not valid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that Python cannot hold
+        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"expected keys and values, got {type(values).__name__}")
+    return values
 
 
 def explain(error: ValidationError, keys: Sequence[str]) -> str:
@@ -76,11 +109,16 @@ def explain(error: ValidationError, keys: Sequence[str]) -> str:
         where = str(problem["loc"][0]) if problem["loc"] else "(all)"
         if where in parts:
             continue
-        if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
-            near = difflib.get_close_matches(where, keys, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"valid keys are {', '.join(keys)}"
-            parts[where] = f"unknown key '{where}'; {hint}"
+        if problem["type"] == "extra_forbidden":
+            nested = len(problem["loc"]) > 1
+            unknown = str(problem["loc"][-1])
+            valid = tuple(Latest.model_fields) if nested else keys
+            near = difflib.get_close_matches(unknown, valid, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"valid keys are {', '.join(valid)}"
+            place = f" in '{where}'" if nested else ""
+            parts[where] = f"unknown key '{unknown}'{place}; {hint}"
         else:
             came = problem["input"]
-            parts[where] = f"'{where}': {problem['msg'][0].lower()}{problem['msg'][1:]}, got {came!r}"
+            inner = f" ({problem['loc'][-1]})" if len(problem["loc"]) > 1 else ""
+            parts[where] = f"'{where}'{inner}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {came!r}"
     return "; ".join(parts.values())

@@ -7,7 +7,9 @@ itself), or one model file.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
+from stat import S_ISDIR
 
 from serving.backends.registry import find_artifact
 from serving.core.artifact import MANIFEST
@@ -20,7 +22,7 @@ Fingerprint = tuple[tuple[str, int, int, int], ...]
 class FoundVersion:
     """A version on disk. `fingerprint` changes with any of its files or with `model.yaml`.
 
-    `changed_at` is when the youngest of its files was written (seconds since the epoch).
+    `changed_at` is when the youngest of its files was written, or one came or went (seconds since the epoch).
     """
 
     number: int
@@ -42,25 +44,50 @@ class LayoutError(Exception):
     """The path holds nothing that could be served; the message is one line for the operator."""
 
 
-def scan(path: Path, name: str | None = None) -> dict[str, FoundModel]:
-    """Everything that `path` holds, by model name.
+class Kind(Enum):
+    """What a path is. Decided once: a repository stays one whatever is put into it."""
 
-    Args:
-        name: overrides the model's name; only where `path` is one model.
+    FILE = "model file"
+    VERSION = "directory with a model in it"
+    MODEL = "directory of one model's versions"
+    REPOSITORY = "directory of models"
 
-    Raises:
-        LayoutError: no such path, or it cannot be read, or `name` is given for a repository.
-    """
+
+def kind_of(path: Path) -> Kind:
+    """Raises: LayoutError: there is nothing of any kind, or it cannot be read."""
     try:
         if path.is_file():
             if path.suffix != ".onnx":
                 raise LayoutError(f"'{path}' is not a model file: its name does not end in .onnx")
-            return _single(path, name or path.stem, path)
+            return Kind.FILE
         if not path.is_dir():
             raise LayoutError(f"no such file or directory: '{path}'")
         if find_artifact(path) is not None:
-            return _single(path, name or path.resolve().name, path)
-        if _numbered(path):
+            return Kind.VERSION
+        return Kind.MODEL if _numbered(path) else Kind.REPOSITORY
+    except OSError as error:
+        raise LayoutError(f"'{path}' cannot be read: {error.strerror}") from None
+
+
+def scan(path: Path, name: str | None = None, kind: Kind | None = None) -> dict[str, FoundModel]:
+    """Everything that `path` holds, by model name.
+
+    Args:
+        name: overrides the model's name; only where `path` is one model.
+        kind: what `path` was found to be before; None: look.
+
+    Raises:
+        LayoutError: no such path, or it cannot be read, or `name` is given for a repository.
+    """
+    kind = kind or kind_of(path)
+    if not path.exists():
+        raise LayoutError(f"no such file or directory: '{path}'")
+    try:
+        if kind is Kind.FILE:
+            return _single(path, name or path.stem)
+        if kind is Kind.VERSION:
+            return _single(path, name or path.resolve().name)
+        if kind is Kind.MODEL:
             model = _model(name or path.resolve().name, path)
             return {model.name: model}
         if name is not None:
@@ -68,17 +95,22 @@ def scan(path: Path, name: str | None = None) -> dict[str, FoundModel]:
         return {
             entry.name: _model(entry.name, Path(entry.path))
             for entry in sorted(os.scandir(path), key=lambda e: e.name)
-            if entry.is_dir() and not entry.name.startswith((".", "_"))
+            if entry.is_dir() and _is_model_name(entry.name)
         }
     except OSError as error:
         raise LayoutError(f"'{path}' cannot be read: {error.strerror}") from None
 
 
-def _single(path: Path, name: str, artifact: Path) -> dict[str, FoundModel]:
+def _is_model_name(name: str) -> bool:
+    """Not hidden, and text: a name of other bytes could not be written into any answer."""
+    return not name.startswith((".", "_")) and name.isprintable()
+
+
+def _single(path: Path, name: str) -> dict[str, FoundModel]:
     """A file, or a directory that is itself a version, is version 1."""
-    spec_file = (path if path.is_dir() else path.parent) / SPEC_FILE
-    present = spec_file if path.is_dir() and spec_file.is_file() else None
-    version = _version(1, artifact, present)
+    spec_file = path / SPEC_FILE
+    present = spec_file if spec_file.is_file() else None
+    version = _version(1, path, present)
     return {name: FoundModel(name, path, present, {1: version} if version else {})}
 
 
@@ -109,12 +141,12 @@ def _version(number: int, path: Path, spec_file: Path | None) -> FoundVersion | 
     stats = []
     changed_at = 0.0
     try:
-        files = [path] if path.is_file() else [p for p in sorted(path.rglob("*")) if p.is_file()]
-        for file in [*files, *([spec_file] if spec_file else [])]:
-            info = file.stat()
-            stats.append((str(file), info.st_size, info.st_mtime_ns, info.st_ino))
+        for entry in [path, *sorted(path.rglob("*")), *([spec_file] if spec_file else [])]:
+            info = entry.stat()
             # ctime too: a copy that preserves times would otherwise look old while it is being written.
             changed_at = max(changed_at, info.st_mtime, info.st_ctime)
+            if not S_ISDIR(info.st_mode):
+                stats.append((str(entry), info.st_size, info.st_mtime_ns, info.st_ino))
     except FileNotFoundError:
         return None
     return FoundVersion(number, path, tuple(stats), changed_at, (path / MANIFEST).is_file())

@@ -59,15 +59,17 @@ def warm_up(model: str, found: FoundVersion, spec: ModelSpec, session: Session) 
         because = "max_batch_size is 0"
     elif session.batch_axis_declared is not None:
         because = session.batch_axis_declared
+    elif spec.max_batch_size == 1:
+        sample = None if golden is None else {name: a[:1] for name, a in golden.items()}  # nothing to prove
     else:
-        proof = prove_rows_apart(session.run, session.signature, golden)
+        proof = prove_rows_apart(session.run, session.signature, golden, spec.max_batch_size)
         because, sample = proof.reason, proof.sample
         if proof.mergeable and spec.warmup and proof.sample is not None:
             _warm_largest(session, proof, spec.max_batch_size, outputs)
     if because:
         log.info("%s/%d: requests run one at a time: %s", model, found.number, because)
-        if sample is None:
-            sample = _one_that_runs(session, outputs)
+    if sample is None:
+        sample = _one_that_runs(session, outputs)
     max_batch_size = 0 if because else spec.max_batch_size
     return Loaded(session, Contract(model, session.signature, max_batch_size), because, sample)
 

@@ -21,7 +21,7 @@ from serving.core.metrics import LiveVersion, Metrics
 from serving.core.spec import ModelSpec, SpecError, parse_spec
 from serving.repository import loading
 from serving.repository.catalog import Catalog, CatalogModel, IndexEntry
-from serving.repository.layout import Fingerprint, FoundModel, FoundVersion, LayoutError, scan
+from serving.repository.layout import Fingerprint, FoundModel, FoundVersion, Kind, LayoutError, kind_of, scan
 from serving.repository.policy import Held, is_settled, plan
 from serving.repository.version import State, Version
 
@@ -46,7 +46,8 @@ class _Model:
 
     name: str
     found: FoundModel
-    spec: ModelSpec = field(default_factory=ModelSpec)
+    read_spec: ModelSpec | SpecError  # as `model.yaml` is now
+    spec: ModelSpec = field(default_factory=ModelSpec)  # as it was when its files had settled
     spec_error: str = ""
     live: dict[int, Version] = field(default_factory=dict)
     coming: dict[int, Version] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class _Model:
     seen: dict[int, tuple[Fingerprint, float]] = field(default_factory=dict)  # and since when (monotonic)
 
     def versions(self) -> Iterator[Version]:
+        """Those that serve first."""
         for held in (self.live, self.coming, self.failed):
             yield from held.values()
         yield from self.leaving
@@ -74,6 +76,11 @@ class _Model:
             if is_settled(version, wall_now, now - since, settle_s):
                 settled[number] = version
         self.seen = seen
+        if settled:  # and `model.yaml` with them, whose age counts for each version
+            if isinstance(self.read_spec, SpecError):
+                self.spec_error = str(self.read_spec)
+            else:
+                self.spec, self.spec_error = self.read_spec, ""
         self.unsettled = frozenset(self.found.versions) - frozenset(settled)
         return settled
 
@@ -107,7 +114,9 @@ class Manager:
         self._watch = watch
         self._models: dict[str, _Model] = {}
         self._by_source: dict[Source, frozenset[str]] = {}
-        self._complaints: dict[Source, str] = {}
+        self._kinds: dict[Source, Kind] = {}
+        self._complaints: dict[Source, frozenset[str]] = {}
+        self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._background: list[asyncio.Task[None]] = []
         self._news = asyncio.Event()
@@ -157,6 +166,7 @@ class Manager:
 
     async def close(self) -> None:
         """Unloads everything. Loads that are under way are left to end by themselves."""
+        self._closing = True
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -180,41 +190,43 @@ class Manager:
 
     async def _reconcile_source(self, source: Source, settle_s: float, only: str | None) -> None:
         try:
-            found, specs = await asyncio.to_thread(_read, source)
+            kind, found, specs = await asyncio.to_thread(_read, source, self._kinds.get(source))
         except LayoutError as error:
-            self._complain(source, str(error))  # and change nothing
+            self._complain(source, [str(error)])  # and change nothing
             return
+        self._kinds[source] = kind
         known = self._by_source.get(source, frozenset())
         if not found and known:
-            self._complain(source, f"'{source.path}' is empty; its models stay as they are")
+            self._complain(source, [f"'{source.path}' is empty; its models stay as they are"])
             return
-        self._complaints.pop(source, None)
         taken = {name for other, names in self._by_source.items() if other != source for name in names}
-        for name in sorted(found.keys() & taken):
-            self._complain(source, f"model '{name}' of '{source.path}' is served from another path already")
-        self._by_source[source] = frozenset(found.keys() - taken)
-        for name in self._by_source[source] | known:
-            if only is not None and name != only:
-                continue
-            model = self._models.get(name)
+        self._complain(
+            source,
+            [
+                f"model '{name}' of '{source.path}' is served from another path already"
+                for name in sorted(found.keys() & taken)
+            ],
+        )
+        names = found.keys() - taken
+        if only is not None:
+            names = names & {only} | known
+        self._by_source[source] = frozenset(names)
+        for name in (names | known) if only is None else (names | known) & {only}:
             if name in found:
+                model = self._models.get(name)
                 if model is None:
-                    model = self._models[name] = _Model(name, found[name])
+                    model = self._models[name] = _Model(name, found[name], specs[name])
                 model.gone = False
                 self._take_in(model, found[name], specs[name])
-            elif model is not None:
-                model.gone = True
-            if model is not None:
                 await self._act(model, settle_s)
+            elif name in self._models:
+                self._models[name].gone = True
+                await self._act(self._models[name], settle_s)
 
     def _take_in(self, model: _Model, found: FoundModel, spec: ModelSpec | SpecError) -> None:
         if not found.versions and model.found.versions:
             log.warning("model '%s' has no versions on disk any more; what is loaded stays", model.name)
-        model.found = found
-        if isinstance(spec, SpecError):
-            model.spec_error = str(spec)
-        else:
-            model.spec, model.spec_error = spec, ""
+        model.found, model.read_spec = found, spec
 
     async def _act(self, model: _Model, settle_s: float | None = None) -> None:
         """Does what the plan for one model says."""
@@ -259,9 +271,12 @@ class Manager:
             loaded = await loop.run_in_executor(
                 self._loaders, loading.warm_up, model.name, version.found, version.spec, session
             )
+            self._equip(version, loaded, loop)
         except Exception as error:  # whatever a runtime raises: it must not take the server down
             if session is not None:
                 session.close()
+            if self._closing:
+                return
             reason = str(error).strip() or type(error).__name__
             if isinstance(error, MemoryError):
                 reason = "not enough memory to load it"
@@ -270,31 +285,26 @@ class Manager:
             model.failed[version.number] = version
             self._metrics.loaded(model.name, "failed", time.monotonic() - started)
         else:
-            self._enter(model, version, loaded, loop)
+            self._enter(model, version)
             self._metrics.loaded(model.name, "ok", time.monotonic() - started)
         await self._act(model)
 
-    def _enter(self, model: _Model, version: Version, loaded: loading.Loaded, loop: asyncio.AbstractEventLoop) -> None:
-        """A loaded version becomes READY and takes the place of an older copy of the same number."""
+    def _equip(self, version: Version, loaded: loading.Loaded, loop: asyncio.AbstractEventLoop) -> None:
+        """Gives a loaded version its batcher and all else that requests need."""
         spec, session = version.spec, loaded.session
-        rows = self._metrics.batches(model.name, str(version.number))
+        rows = self._metrics.batches(version.model, str(version.number))
+        policy = BatchPolicy(
+            loaded.contract.max_batch_size, spec.max_queue_rows, spec.max_queue_delay_ms / 1000, spec.instances
+        )
+        version.batcher = Batcher(str(version), session.run, policy, loop, lambda n, _seconds: rows.observe(n))
         version.session = session
         version.contract = loaded.contract
         version.unbatched_because = loaded.unbatched_because
         version.platform = session.platform
         version.sample = loaded.sample
-        version.batcher = Batcher(
-            str(version),
-            session.run,
-            BatchPolicy(
-                loaded.contract.max_batch_size,
-                spec.max_queue_rows,
-                spec.max_queue_delay_ms / 1000,
-                spec.instances,
-            ),
-            loop,
-            lambda n, _seconds: rows.observe(n),
-        )
+
+    def _enter(self, model: _Model, version: Version) -> None:
+        """A version becomes READY and takes the place of an older copy of the same number."""
         version.to(State.READY)
         self._metrics.revive(model.name, str(version.number))
         older = model.live.get(version.number)
@@ -373,10 +383,12 @@ class Manager:
         except OSError as error:
             log.warning("no file events (%s): directories are read every %g s instead", error, self._poll_s)
 
-    def _complain(self, source: Source, text: str) -> None:
-        if self._complaints.get(source) != text:
-            self._complaints[source] = text
-            log.warning("%s", text)
+    def _complain(self, source: Source, texts: Sequence[str]) -> None:
+        """Says what is wrong with a source now; what was said the last time is not said again."""
+        for text in texts:
+            if text not in self._complaints.get(source, frozenset()):
+                log.warning("%s", text)
+        self._complaints[source] = frozenset(texts)
 
     # Publishing
 
@@ -388,20 +400,24 @@ class Manager:
 
     def _live(self) -> Iterator[LiveVersion]:
         for model in self._models.values():
+            by_number: dict[int, list[Version]] = {}
             for version in model.versions():
-                serving = version.state in (State.READY, State.DRAINING)
+                by_number.setdefault(version.number, []).append(version)
+            for number, same in by_number.items():  # the one that serves comes first
+                equipped = [v for v in same if v.state in (State.READY, State.DRAINING)]
                 yield LiveVersion(
                     model.name,
-                    str(version.number),
-                    version.state.value,
-                    version.batcher.queued_rows if serving else 0,
-                    version.leases,
+                    str(number),
+                    same[0].state.value,
+                    sum(v.batcher.queued_rows for v in equipped),
+                    sum(v.leases for v in same),
                 )
 
 
-def _read(source: Source) -> tuple[dict[str, FoundModel], dict[str, ModelSpec | SpecError]]:
-    found = scan(source.path, source.name)
-    return found, {name: read_spec(model) for name, model in found.items()}
+def _read(source: Source, kind: Kind | None) -> tuple[Kind, dict[str, FoundModel], dict[str, ModelSpec | SpecError]]:
+    kind = kind or kind_of(source.path)
+    found = scan(source.path, source.name, kind)
+    return kind, found, {name: read_spec(model) for name, model in found.items()}
 
 
 def read_spec(model: FoundModel) -> ModelSpec | SpecError:
@@ -427,7 +443,7 @@ def _index(model: _Model) -> Iterator[IndexEntry]:
     if model.kept_out:
         for number in model.found.versions:
             entries[number] = IndexEntry(model.name, number, State.END, "unloaded")
-    for number in model.unsettled:
+    for number in model.unsettled if not model.kept_out else ():
         entries[number] = IndexEntry(model.name, number, State.NEW, "its files are still being written")
     for version in (*model.leaving, *model.failed.values(), *model.coming.values(), *model.live.values()):
         reason = version.reason
