@@ -1,7 +1,10 @@
 """Requests that work, made from the models that are loaded: for the documentation page and the lines at start."""
 
 import json
+import math
+import shlex
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -37,17 +40,17 @@ def infer_body(version: Version) -> dict[str, Any] | None:
 
 def curl(version: Version, base_url: str) -> str:
     """A command that sends a valid request; `base_url` without a slash at its end."""
-    url = f"{base_url}/v2/models/{version.model}/infer"
+    url = f"{base_url}/v2/models/{quote(version.model, safe='')}/infer"
     body = infer_body(version)
     if body is not None:
-        return f"curl -s {url} -d '{_compact(body)}'"
+        return f"curl -s {url} -d {shlex.quote(_compact(body))}"
     # Zero bytes are a valid tensor of every dtype; for BYTES they are the lengths of empty elements.
     inputs = _inputs(version)
     sizes = {name: a.size * 4 if a.dtype == object else a.nbytes for name, a in inputs.items()}
     heads = [{**_head(name, a), "parameters": {"binary_data_size": sizes[name]}} for name, a in inputs.items()]
     header = _compact({"inputs": heads, "parameters": {"binary_data_output": True}})
     return (
-        f"(printf '%s' '{header}'; head -c {sum(sizes.values())} /dev/zero) | "
+        f"(printf %s {shlex.quote(header)}; head -c {sum(sizes.values())} /dev/zero) | "
         f"curl -s {url} -H 'Inference-Header-Content-Length: {len(header)}' --data-binary @- -o -"
     )
 
@@ -73,6 +76,8 @@ def _json_input(name: str, array: np.ndarray) -> dict[str, Any]:
 
 def _short(value: float) -> float | int:
     """Few digits: an example is there to be read."""
+    if not math.isfinite(value):  # JSON proper has no word for it
+        return 0
     rounded = round(value, 3)
     return int(rounded) if rounded == int(rounded) else rounded
 

@@ -5,6 +5,7 @@ have it, at a tenth of the speed. So text goes to the careful parser only after 
 """
 
 import json
+import math
 from array import array
 from itertools import chain
 from typing import Any
@@ -38,14 +39,23 @@ def parse(body: bytes | memoryview) -> Any:
         if b"NaN" not in text and b"Infinity" not in text:
             raise _unreadable(error) from None
     try:
-        return json.loads(text)
+        value = json.loads(text.decode(), parse_float=_float)
+        orjson.dumps(value)  # refuses what else the careful parser is more lenient about: lone surrogates, for one
     except RecursionError:
         raise invalid("failed to parse the request JSON buffer: it is nested too deeply") from None
-    except ValueError as error:  # not JSON, or not Unicode
+    except (ValueError, TypeError) as error:  # not JSON, not UTF-8, not Unicode
         raise _unreadable(error) from None
+    return value
 
 
-def _unreadable(error: ValueError) -> ServingError:
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"number out of range: {text[:40]}")
+    return value
+
+
+def _unreadable(error: Exception) -> ServingError:
     return invalid(f"failed to parse the request JSON buffer: {error}")
 
 
@@ -99,7 +109,7 @@ def to_array(name: str, dtype: DType, shape: tuple[int, ...], data: Any, may_hol
 def _flatten(name: str, data: Any) -> list[Any]:
     if type(data) is not list:
         raise invalid(
-            f"Unable to parse 'data': attempt to access JSON non-array as array: input '{name}' got {_kind(data)}"
+            f"Unable to parse 'data': attempt to access JSON non-array as array: input '{name}' got {describe(data)}"
         )
     while data and type(data[0]) is list:
         if set(map(type, data)) != {list}:
@@ -130,16 +140,19 @@ def _first_wrong(typecode: str, flat: list[Any]) -> Any:
 
 
 def _wrong_element(name: str, dtype: DType, element: Any) -> ServingError:
-    text = repr(element)
-    return invalid(
-        f"Unable to parse 'data': input '{name}' expects {dtype.name} elements, got {_kind(element)}"
-        f"{'' if isinstance(element, list | dict) else f' {text if len(text) <= 40 else text[:40] + chr(8230)}'}"
-    )
+    return invalid(f"Unable to parse 'data': input '{name}' expects {dtype.name} elements, got {describe(element)}")
 
 
-def _kind(value: Any) -> str:
+def describe(value: Any) -> str:
+    """What kind of JSON value this is, and the value if it is short: for messages. Safe for values of any size."""
     if value is None:
         return "null"
-    return {bool: "a boolean", int: "the integer", float: "the number", str: "the string", list: "an array"}.get(
-        type(value), "an object"
-    )
+    if isinstance(value, bool):
+        return "a boolean (true)" if value else "a boolean (false)"
+    if isinstance(value, int):
+        return f"the integer {value}" if abs(value) < 10**40 else "an integer of more than 40 digits"
+    if isinstance(value, float):
+        return f"the number {value!r}"
+    if isinstance(value, str):
+        return f"the string {value[:40]!r}{'...' if len(value) > 40 else ''}"
+    return "an array" if isinstance(value, list) else "an object"

@@ -13,11 +13,13 @@ from serving.core.dtypes import DType
 from serving.core.errors import ServingError, invalid
 from serving.core.types import InferRequest, InferResponse, Parameters, TensorSpec
 from serving.engine import Engine
+from serving.protocols.jsonio import describe
 from serving.repository.catalog import IndexEntry
 from serving.repository.version import State, Version
 
 EXTENSIONS = ("binary_tensor_data", "model_repository", "parameters")
 MAX_INT64 = 2**63 - 1
+MAX_DIMENSIONS = 32
 
 _INDEX_STATES = {
     State.NEW: "UNAVAILABLE",
@@ -44,14 +46,15 @@ def parse_version(text: str | None) -> int | None:
     """A version as requests spell it; None or "" leaves the choice to the server."""
     if not text:
         return None
-    if not _DIGITS.fullmatch(text) or int(text[:20]) > MAX_INT64:
+    digits = text.lstrip("0")
+    if not _DIGITS.fullmatch(text) or len(digits) > 19 or (digits and int(digits) > MAX_INT64):
         raise invalid(
-            f"failed to get model version from specified version string '{text}', "
+            f"failed to get model version from specified version string '{text[:40]}', "
             "version should be an integral value > 0"
         )
-    if int(text) == 0:
-        raise invalid(f"invalid model version specified '{text}' , version should be an integral value > 0")
-    return int(text)
+    if not digits:
+        raise invalid(f"invalid model version specified '{text[:40]}' , version should be an integral value > 0")
+    return int(digits)
 
 
 def model_ready(engine: Engine, model: str, version: int | None) -> bool:
@@ -111,8 +114,10 @@ def deadline_of(parameters: Parameters) -> float | None:
     timeout_us = parameters.get("timeout")
     if timeout_us is None:
         return None
-    if type(timeout_us) is not int or timeout_us < 0:
-        raise invalid(f"parameter 'timeout' is the microseconds to wait, a whole number >= 0, got {timeout_us!r}")
+    if type(timeout_us) is not int or not 0 <= timeout_us <= MAX_INT64:
+        raise invalid(
+            f"parameter 'timeout' is the microseconds to wait, a whole number >= 0, got {describe(timeout_us)}"
+        )
     return time.monotonic() + timeout_us / 1e6 if timeout_us else None
 
 
@@ -127,9 +132,29 @@ def datatype(name: str, text: Any) -> DType:
     found = dtypes.BY_NAME.get(text) if isinstance(text, str) else None
     if found is None:
         raise invalid(
-            f"invalid datatype for input {name}: expected one of {', '.join(dtypes.BY_NAME)}, got {str(text)[:40]!r}"
+            f"invalid datatype for input {name}: expected one of {', '.join(dtypes.BY_NAME)}, got {describe(text)}"
         )
     return found
+
+
+def check_shape(name: str, shape: tuple[int, ...]) -> None:
+    """Refuses shapes that no tensor can have, also where a zero among the dimensions hides the others.
+
+    Raises:
+        ServingError: INVALID, naming the input.
+    """
+    if len(shape) > MAX_DIMENSIONS:
+        raise invalid(f"the shape of input '{name}' has {len(shape)} dimensions, at most {MAX_DIMENSIONS} are possible")
+    size = 1
+    for d in shape:
+        if d < 0:
+            raise invalid(f"unexpected shape for input '{name}': dimensions are integers >= 0, got {list(shape)}")
+        size *= max(d, 1)
+    if size * 8 > MAX_INT64:
+        raise invalid(
+            f"the shape of input '{name}' causes total element count to exceed maximum size of {MAX_INT64}, "
+            f"got {list(shape)}"
+        )
 
 
 def add_input(request: InferRequest, name: str, array: np.ndarray) -> None:

@@ -65,7 +65,11 @@ class OipGrpc:
 
     async def model_infer(self, data: bytes, call: Call) -> bytes:
         started = time.perf_counter()
-        message = _read(m.ModelInferRequest, data)
+        try:
+            message = _read(m.ModelInferRequest, data)
+        except ServingError as error:
+            self._engine.metrics.requests("", "", PROTOCOL).failed(error.kind.value)
+            raise
         return await answer(self._engine, PROTOCOL, message.model_name, lambda: decode(message, call), encode, started)
 
     async def server_live(self, data: bytes, call: Call) -> bytes:
@@ -129,8 +133,7 @@ def decode(message: Any, call: Call) -> tuple[InferRequest, None]:
         name = tensor.name
         dtype = oip.datatype(name, tensor.datatype)
         shape = tuple(tensor.shape)
-        if shape and min(shape) < 0:
-            raise invalid(f"unexpected shape for input '{name}' for model '{model}': got {list(shape)}")
+        oip.check_shape(name, shape)
         if "shared_memory_region" in tensor.parameters:
             raise ServingError(ErrorKind.UNSUPPORTED, f"input '{name}': shared memory is not supported")
         if not raw:

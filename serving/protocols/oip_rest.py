@@ -1,5 +1,6 @@
 """Open Inference Protocol over REST: JSON and the binary tensor extension. Bodies in, bodies out; no sockets."""
 
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from serving.core.types import InferRequest, InferResponse, Parameters
 from serving.engine import Control, Engine
 from serving.protocols import jsonio, oip
 from serving.protocols.answer import answer
+from serving.protocols.jsonio import describe
 from serving.protocols.status import Family, http_status
 
 PROTOCOL = "oip_rest"
@@ -19,6 +21,7 @@ HEADER_LENGTH = b"inference-header-content-length"
 
 Headers = list[tuple[bytes, bytes]]
 
+_INTEGER = re.compile(rb"[+-]?[0-9]{1,100}")
 _JSON = (b"content-type", b"application/json")
 _BINARY = (b"content-type", b"application/octet-stream")
 
@@ -99,9 +102,11 @@ class OipRest:
 
     async def load(self, model: str, body: bytes) -> HttpReply:
         value = jsonio.parse(body) if body.strip() else {}
-        parameters = value.get("parameters") if isinstance(value, dict) else None
+        parameters = value.get("parameters") if isinstance(value, dict) else value
+        if parameters is not None and not isinstance(parameters, dict):
+            raise invalid("the body of a load request is empty, or an object whose 'parameters' are an object")
         if parameters:
-            raise ServingError(ErrorKind.UNSUPPORTED, f"load parameters are not supported, got {list(parameters)}")
+            raise ServingError(ErrorKind.UNSUPPORTED, f"load parameters are not supported, got {list(parameters)[:5]}")
         await self._control.load(model)
         return HttpReply(200, b"")
 
@@ -133,11 +138,11 @@ def decode(model: str, version: str | None, body: bytes, header_length: bytes | 
         header, raw = view[:size], view[size:]
     value = jsonio.parse(header)
     if type(value) is not dict:
-        raise invalid(f"the request JSON must be an object, got {type(value).__name__}")
+        raise invalid(f"the request JSON must be an object, got {describe(value)}")
     request = InferRequest(model, {}, oip.parse_version(version))
     request_id = value.get("id", "")
     if type(request_id) is not str:
-        raise invalid(f"Unable to parse 'id': expected a string, got {request_id!r}")
+        raise invalid(f"Unable to parse 'id': expected a string, got {describe(request_id)}")
     request.id = request_id
     if parameters := value.get("parameters"):
         request.parameters = _parameters(parameters)
@@ -149,7 +154,7 @@ def decode(model: str, version: str | None, body: bytes, header_length: bytes | 
     at = 0
     for entry in inputs:
         if type(entry) is not dict:
-            raise invalid(f"Unable to parse 'inputs': expected objects, got {type(entry).__name__}")
+            raise invalid(f"Unable to parse 'inputs': expected objects, got {describe(entry)}")
         name = entry.get("name")
         if type(name) is not str:
             raise _absent_or_wrong("name", entry, "a string")
@@ -176,10 +181,9 @@ def decode(model: str, version: str | None, body: bytes, header_length: bytes | 
 
 
 def _header_size(text: bytes, available: int) -> int:
-    try:
-        size = int(text)
-    except ValueError:
-        raise invalid(f"Unable to parse Inference-Header-Content-Length, got: {text[:40].decode('latin-1')}") from None
+    if not _INTEGER.fullmatch(text):
+        raise invalid(f"Unable to parse Inference-Header-Content-Length, got: {text[:40].decode('latin-1')}")
+    size = int(text)
     if not -(2**31) <= size < 2**31:
         raise invalid(
             "Unable to parse Inference-Header-Content-Length, value is out of range "
@@ -193,27 +197,24 @@ def _header_size(text: bytes, available: int) -> int:
 def _absent_or_wrong(key: str, where: dict[str, Any], expected: str) -> ServingError:
     if key not in where:
         return invalid(f"Unable to parse '{key}': attempt to access non-existing object member '{key}'")
-    return invalid(f"Unable to parse '{key}': expected {expected}, got {type(where[key]).__name__}")
+    return invalid(f"Unable to parse '{key}': expected {expected}, got {describe(where[key])}")
 
 
 def _shape(name: str, entry: dict[str, Any]) -> tuple[int, ...]:
     shape = entry.get("shape")
     if type(shape) is not list:
         raise _absent_or_wrong("shape", entry, "an array of integers >= 0")
-    size = 1
     for d in shape:
         if type(d) is not int or d < 0:
             raise invalid(
                 "Unable to parse 'shape': attempt to access JSON non-unsigned-integer as unsigned-integer: "
-                f"input '{name}' got {str(d)[:40]}"
+                f"input '{name}' got {describe(d)}"
             )
-        size *= d
-    if size > oip.MAX_INT64 or len(shape) > 32:
-        raise invalid(
-            f"the shape of input '{name}' causes total element count to exceed maximum size of {oip.MAX_INT64}"
-            if len(shape) <= 32
-            else f"the shape of input '{name}' has {len(shape)} dimensions, at most 32 are possible"
-        )
+        if d > oip.MAX_INT64:
+            raise invalid(
+                f"the shape of input '{name}' causes total element count to exceed maximum size of {oip.MAX_INT64}"
+            )
+    oip.check_shape(name, tuple(shape))
     return tuple(shape)
 
 
@@ -236,7 +237,9 @@ def _binary_size(name: str, entry: dict[str, Any]) -> int | None:
             f"'shared_memory_region' in 'parameters'. {found} for input '{name}'"
         )
     if size is not None and (type(size) is not int or size < 0):
-        raise invalid(f"Unable to parse 'binary_data_size': input '{name}' expects an integer >= 0, got {size!r}")
+        raise invalid(
+            f"Unable to parse 'binary_data_size': input '{name}' expects an integer >= 0, got {describe(size)}"
+        )
     return size
 
 
@@ -253,16 +256,16 @@ def _parameters(value: Any) -> Parameters:
 def _wants(request: InferRequest, outputs: Any) -> Wants:
     default = request.parameters.get("binary_data_output", False)
     if type(default) is not bool:
-        raise invalid(f"Unable to parse 'binary_data_output': expected a boolean, got {default!r}")
+        raise invalid(f"Unable to parse 'binary_data_output': expected a boolean, got {describe(default)}")
     if not outputs:
         return Wants({}, default)
     if type(outputs) is not list:
-        raise invalid(f"Unable to parse 'outputs': expected an array, got {type(outputs).__name__}")
+        raise invalid(f"Unable to parse 'outputs': expected an array, got {describe(outputs)}")
     binary: dict[str, bool] = {}
     names = []
     for entry in outputs:
         if type(entry) is not dict:
-            raise invalid(f"Unable to parse 'outputs': expected objects, got {type(entry).__name__}")
+            raise invalid(f"Unable to parse 'outputs': expected objects, got {describe(entry)}")
         name = entry.get("name")
         if type(name) is not str:
             raise _absent_or_wrong("name", entry, "a string")
