@@ -104,6 +104,7 @@ class Server:
         engine.stopping = True
         log.info("stopping: no longer ready")
         await self._wait_or_hurry(settings.stop_grace_s)
+        self._manager.hurry()
         clean = await self._end(http, grpc, 0.0 if self._hurry.is_set() else settings.drain_limit_s)
         log.info("stopped")
         return 0 if clean else 1
@@ -123,6 +124,9 @@ class Server:
         if not any(model.latest for model in catalog.models.values()):
             failed = [f"{e.model}/{e.number}: {e.reason}" for e in catalog.index if e.state is State.FAILED]
             raise StartError("; ".join(failed) if failed else "nothing to serve: no model has a version")
+        for entry in catalog.index:
+            if entry.state is State.FAILED:
+                log.error("%s/%s failed to load: %s", entry.model, entry.number, entry.reason)
 
     async def _end(self, http: HttpListener, grpc: GrpcListener, limit_s: float) -> bool:
         draining = asyncio.gather(http.stop(limit_s), grpc.stop(limit_s))
@@ -131,9 +135,10 @@ class Server:
         hurried.cancel()
         clean = False
         if draining.done():
-            clean, _ = draining.result()
+            clean = all(draining.result())
         else:
             draining.cancel()
+            await asyncio.gather(draining, return_exceptions=True)
         try:
             async with asyncio.timeout(5.0 if clean else 0.5):
                 await self._manager.close()

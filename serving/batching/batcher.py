@@ -126,6 +126,12 @@ class Batcher:
             self._queue.cancel(item)
         item.reply.cancel()
 
+    def hurry(self) -> None:
+        """Requests no longer wait for company."""
+        with self._lock:
+            self._queue.max_delay_s = 0.0
+        self._plan_dispatch()
+
     async def close(self) -> None:
         """Refuses new work, fails what waits, lets running batches finish, and ends the threads."""
         with self._lock:

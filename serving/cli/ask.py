@@ -106,15 +106,31 @@ def _shaped(entry: dict[str, Any]) -> Any:
 
 def _convert(file: Path, spec: TensorSpec, value: Any) -> np.ndarray:
     try:
-        array = np.asarray(value, dtype=object if spec.dtype is dtypes.BYTES else spec.dtype.numpy)
+        array = _strings(value) if spec.dtype is dtypes.BYTES else _numbers(spec.dtype, value)
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{file}: input '{spec.name}' is no {spec.dtype.name} tensor: {error}") from None
-    if spec.dtype is dtypes.BYTES:
-        texts = np.empty(array.size, dtype=object)
-        texts[:] = [e if isinstance(e, bytes) else str(e).encode() for e in array.flat]
-        array = texts.reshape(array.shape)
     if array.ndim == len(spec.shape) - 1 and spec.shape[0] == -1:
         array = array[np.newaxis]  # one row, given without its batch axis
+    return array
+
+
+def _strings(value: Any) -> np.ndarray:
+    array = np.asarray(value, dtype=object)
+    texts = np.empty(array.size, dtype=object)
+    texts[:] = [e if isinstance(e, bytes) else str(e).encode() for e in array.flat]
+    return texts.reshape(array.shape)
+
+
+def _numbers(dtype: dtypes.DType, value: Any) -> np.ndarray:
+    """Raises: ValueError: a cast would change a value (floats may be rounded)."""
+    given = np.asarray(value)
+    if given.dtype == object:  # an array that kept Python's own numbers
+        given = np.array(given.tolist())
+    with np.errstate(all="ignore"):
+        array = given.astype(dtype.numpy)
+        if not dtype.is_float and not np.array_equal(array, given):
+            wrong = given[array != given].flat[0]
+            raise ValueError(f"it cannot hold {wrong}")
     return array
 
 

@@ -174,7 +174,8 @@ def from_raw(name: str, model: str, dtype: DType, shape: tuple[int, ...], data: 
         try:
             elements = strings.unpack(data)
         except ValueError as error:
-            raise invalid(f"{error} for inference input '{name}'") from None
+            what, _, why = str(error).partition(", ")
+            raise invalid(f"{what} for inference input '{name}', {why}") from None
         if len(elements) > size:
             raise invalid(
                 f"unexpected number of string elements {len(elements)} for inference input '{name}', expecting {size}"

@@ -116,6 +116,7 @@ class Manager:
         self._by_source: dict[Source, frozenset[str]] = {}
         self._kinds: dict[Source, Kind] = {}
         self._complaints: dict[Source, frozenset[str]] = {}
+        self._started = False
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._background: list[asyncio.Task[None]] = []
@@ -131,6 +132,7 @@ class Manager:
         """Loads what is wanted and returns when every load has ended, well or badly; then watches."""
         await self.reconcile(settle_s=0.0)
         await self._loads_ended()
+        self._started = True
         if self._watch:
             self._background = [
                 asyncio.create_task(self._reconcile_for_ever()),
@@ -163,6 +165,12 @@ class Manager:
         if model is not None:
             model.kept_out = True
             await self._act(model)
+
+    def hurry(self) -> None:
+        """The server is about to stop: no request waits for company any more."""
+        for model in self._models.values():
+            for version in (*model.live.values(), *(v for v in model.leaving if v.state is State.DRAINING)):
+                version.batcher.hurry()
 
     async def close(self) -> None:
         """Unloads everything. Loads that are under way are left to end by themselves."""
@@ -211,7 +219,7 @@ class Manager:
         if only is not None:
             names = names & {only} | known
         self._by_source[source] = frozenset(names)
-        for name in (names | known) if only is None else (names | known) & {only}:
+        for name in sorted(names | known if only is None else (names | known) & {only}):
             if name in found:
                 model = self._models.get(name)
                 if model is None:
@@ -281,6 +289,8 @@ class Manager:
             if isinstance(error, MemoryError):
                 reason = "not enough memory to load it"
             version.to(State.FAILED, reason)
+            if self._started:  # before that, whoever starts the server tells
+                log.error("%s failed to load: %s", version, reason)
             del model.coming[version.number]
             model.failed[version.number] = version
             self._metrics.loaded(model.name, "failed", time.monotonic() - started)
@@ -349,7 +359,7 @@ class Manager:
             loads = [t for t in self._tasks if t.get_name().startswith(prefix)]
             if not loads:
                 return
-            await asyncio.gather(*loads)
+            await asyncio.wait(loads)  # a caller that is cancelled does not take the loads with it
 
     def _spawn(self, work: "asyncio._CoroutineLike[None]", name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -87,7 +87,7 @@ class Version:
             raise RuntimeError(f"{self}: no arrow from {self.state.value} to {state.value}")
         self.state = state
         self.reason = reason
-        level = logging.ERROR if state is State.FAILED else logging.INFO if state is State.READY else logging.DEBUG
+        level = logging.INFO if state is State.READY else logging.DEBUG
         log.log(level, "%s is %s%s", self, state.value, f": {reason}" if reason else "")
         if self._on_change is not None:
             self._on_change(self)

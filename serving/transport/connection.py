@@ -19,6 +19,8 @@ import httptools
 from serving.transport.exchange import App, Exchange, head
 
 _MAX_PIPELINED = 16
+_MAX_CHUNKS = 65_536  # of a chunked body
+_MANY_PIECES = 1000  # of a body: from here on they are joined, because each is an object with a size of its own
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class HttpLimits:
     header_timeout_s: float = 10.0  # from the first byte of a request to the end of its header
     body_timeout_s: float = 60.0  # from the end of the header to the end of the body
     idle_timeout_s: float = 75.0  # between requests
+    linger_s: float = 2.0  # from a refusal to the end of the connection
 
 
 class Phase(Enum):
@@ -73,8 +76,13 @@ class Connection(asyncio.Protocol):
         self.closed = False
         self._phase = Phase.IDLE
         self._since = self._loop.time()  # when the phase began
-        self._header_bytes = 0
+        self._header_bytes = 0  # of lines that are complete
+        self._pending_bytes = 0  # received since the parser last gave us a line or a chunk: it holds them
         self._body_bytes = 0
+        self._body_chunks = 0
+        self._body_missing = 0  # of a request that asks for another protocol, whose body the parser leaves to us
+        self._unsent = 0
+        self._continue_wanted = False
         self._reading: Exchange
         self._answering: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
@@ -105,20 +113,23 @@ class Connection(asyncio.Protocol):
         self._parser = None
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is not None:
+        if self._refusal is not None:  # the client may still send; what it sends is dropped
             return
-        in_header = self._phase is Phase.HEADER
+        if self._body_missing:
+            self._take_body(data)
+            return
         if self._phase is Phase.IDLE:
             self._enter(Phase.HEADER)
             self._header_bytes = 0
+        self._pending_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # answered as if it had not asked for another protocol
+        except httptools.HttpParserUpgrade as upgrade:  # answered as if it had not asked for another protocol
+            self._take_body(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._reject(400, f"not a valid HTTP request: {error}")
-        if in_header and self._phase is Phase.HEADER:
-            self._count_header(len(data))
+        if self._phase is not Phase.IDLE and self._pending_bytes > self._limits.max_header_bytes + len(data):
+            self._too_large_header()
         if self._refusal is not None:
             self._refuse(*self._refusal)
 
@@ -131,12 +142,13 @@ class Connection(asyncio.Protocol):
             if not self._writable.done():
                 self._writable.set_result(None)
             self._writable = None
+        self._answer_next()
 
     # httptools
 
     def on_message_begin(self) -> None:
         self._reading = Exchange(self)
-        self._header_bytes = self._body_bytes = 0
+        self._header_bytes = self._body_bytes = self._body_chunks = self._pending_bytes = 0
         if self._phase is not Phase.HEADER:
             self._enter(Phase.HEADER)
 
@@ -146,8 +158,8 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count_header(len(name) + len(value))
-        if self._refusal is None:
-            self._reading.headers.append((name.lower(), value))
+        if self._refusal is None and self._phase is Phase.HEADER:  # after the body: a trailer, which nobody asked for
+            self._reading.headers.append((name.lower(), value.strip()))
 
     def on_headers_complete(self) -> None:
         request, parser = self._reading, self._parser
@@ -155,50 +167,83 @@ class Connection(asyncio.Protocol):
         request.method = parser.get_method().decode("ascii")
         request.http_version = parser.get_http_version()
         request.keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
+        continues = False
         for name, value in request.headers:
             if name == b"content-length":
                 self._check_body(int(value))
-            elif name == b"expect" and value.lower() == b"100-continue" and self._refusal is None:
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                if parser.should_upgrade():
+                    self._body_missing = int(value)
+            elif name == b"expect" and value.lower() == b"100-continue":
+                continues = True
+        if continues and self._refusal is None:
+            self._continue_wanted = True
+            self._say_continue()
 
     def on_body(self, chunk: bytes) -> None:
+        self._pending_bytes = 0
         self._body_bytes += len(chunk)
         self._check_body(self._body_bytes)
         if self._refusal is None:
-            self._reading.chunks.append(chunk)
+            self._reading.add(chunk, join=len(self._reading.chunks) >= _MANY_PIECES)
+
+    def on_chunk_header(self) -> None:
+        self._body_chunks += 1
+        if self._body_chunks > _MAX_CHUNKS:
+            self._reject(400, f"the body comes in more than {_MAX_CHUNKS} chunks")
 
     def on_message_complete(self) -> None:
+        if self._body_missing:
+            return
         self._enter(Phase.IDLE)
+        self._pending_bytes = 0
+        self._continue_wanted = False
         if self._refusal is not None:
             return
-        if self._answering is None:
-            self._answer(self._reading)
-        else:
-            self._waiting.append(self._reading)
-            if len(self._waiting) == _MAX_PIPELINED:
-                self.transport.pause_reading()
+        self._waiting.append(self._reading)
+        self._answer_next()
+        if len(self._waiting) == _MAX_PIPELINED:
+            self.transport.pause_reading()
+
+    def _take_body(self, data: bytes) -> None:
+        if self._body_missing:
+            chunk = data[: self._body_missing]
+            self._body_missing -= len(chunk)
+            self.on_body(chunk)
+            if not self._body_missing:
+                self.on_message_complete()
+
+    def _say_continue(self) -> None:
+        """Answers to earlier requests come first."""
+        if self._continue_wanted and self._answering is None and not self._waiting:
+            self._continue_wanted = False
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     # Answering
 
-    def _answer(self, request: Exchange) -> None:
-        self._answering = request
-        self._task = self._loop.create_task(request.run(self.shared.app))
+    def _answer_next(self) -> None:
+        """One at a time, and none while the client does not read what was answered before."""
+        if self._waiting and self._answering is None and not self.congested and not self.closed:
+            if len(self._waiting) == _MAX_PIPELINED:
+                self.transport.resume_reading()
+            self._answering = self._waiting.popleft()
+            self._task = self._loop.create_task(self._answering.run(self.shared.app))
 
     def answered(self, request: Exchange) -> None:
         """Called by the exchange when its answer is written, or never will be."""
         self._answering = self._task = None
         if self.closed:
             return
+        if self._phase is Phase.IDLE:
+            self._since = self._loop.time()
         if not request.keep_alive:
+            self._waiting.clear()
             self.transport.close()
         elif self._waiting:
-            if len(self._waiting) == _MAX_PIPELINED:
-                self.transport.resume_reading()
-            self._answer(self._waiting.popleft())
+            self._answer_next()
         elif self._refusal is not None:
             self._refuse(*self._refusal)
-        elif self._phase is Phase.IDLE:
-            self._since = self._loop.time()
+        else:
+            self._say_continue()
 
     @property
     def congested(self) -> bool:
@@ -221,11 +266,18 @@ class Connection(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        return self._phase is Phase.IDLE and self._answering is None
+        at_rest = self._phase is Phase.IDLE or self._refusal is not None
+        return at_rest and self._answering is None and not self._waiting
 
     def close_if_overdue(self, now: float) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self._unsent:  # the client reads, if slowly
+            self._unsent, self._since = unsent, max(self._since, now) if self.idle else self._since
         waited = now - self._since
-        if self._phase is Phase.HEADER and waited > self._limits.header_timeout_s:
+        if self._refusal is not None:
+            if self.idle and waited > self._limits.linger_s:
+                self.transport.abort()
+        elif self._phase is Phase.HEADER and waited > self._limits.header_timeout_s:
             self._refuse(408, f"the header did not arrive within {self._limits.header_timeout_s:g} s")
         elif self._phase is Phase.BODY and waited > self._limits.body_timeout_s:
             self._refuse(408, f"the body did not arrive within {self._limits.body_timeout_s:g} s")
@@ -237,9 +289,13 @@ class Connection(asyncio.Protocol):
         self._since = self._loop.time()
 
     def _count_header(self, size: int) -> None:
+        self._pending_bytes = 0
         self._header_bytes += size
         if self._header_bytes > self._limits.max_header_bytes:
-            self._reject(431, f"the header is larger than {self._limits.max_header_bytes} bytes")
+            self._too_large_header()
+
+    def _too_large_header(self) -> None:
+        self._reject(431, f"the header is larger than {self._limits.max_header_bytes} bytes")
 
     def _check_body(self, size: int) -> None:
         if size > self._limits.max_body_bytes:
@@ -256,10 +312,15 @@ class Connection(asyncio.Protocol):
             self._refusal = (status, why)
 
     def _refuse(self, status: int, why: str) -> None:
-        """Answers an error that no application sees, and closes. Requests that came before it are answered first."""
+        """Answers an error that no application sees, and closes. Requests that came before it are answered first.
+
+        Only the sending half is closed at once: closing a socket that holds unread bytes makes the client's system
+        throw the answer away. What else it sends is dropped until it closes too, or has used up its time.
+        """
         self._refusal = (status, why)
-        if self._answering is None and not self.transport.is_closing():
+        if self._answering is None and not self._waiting and not self.transport.is_closing():
+            self._since = self._loop.time()
             body = b'{"error":"%b"}' % why.replace('"', "'").encode()
             headers = [(b"content-type", b"application/json")]
             self.transport.write(head(status, headers, self.shared.date_line, len(body), b"close") + body)
-            self.transport.close()
+            self.transport.write_eof()

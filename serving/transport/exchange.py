@@ -20,11 +20,13 @@ _JOIN_BELOW = 64 * 1024  # a body below this is copied behind its header, to be 
 _BODYLESS = frozenset((204, 304))
 
 
-def head(status: int, headers: Headers, date_line: bytes, size: int | None, connection: bytes = b"") -> bytes:
+def head(
+    status: int, headers: Headers, date_line: bytes, size: int | None, connection: bytes = b"", chunked: bool = False
+) -> bytes:
     """The bytes of a response header.
 
     Args:
-        size: of the body; None: it is chunked, or there is none and never will be (204, 304).
+        size: of the body; None: it is chunked, or ends with the connection, or there is none (204, 304).
         connection: the value of that header; empty: left out.
     """
     parts = [_STATUS_LINE[status], date_line]
@@ -33,7 +35,7 @@ def head(status: int, headers: Headers, date_line: bytes, size: int | None, conn
             parts += (name, b": ", value, b"\r\n")
     if size is not None:
         parts.append(b"content-length: %d\r\n" % size)
-    elif status not in _BODYLESS:
+    elif chunked:
         parts.append(b"transfer-encoding: chunked\r\n")
     parts.append(b"connection: %b\r\n\r\n" % connection if connection else b"\r\n")
     return b"".join(parts)
@@ -60,7 +62,7 @@ class Exchange:
         self._connection = connection
         self.target = b""
         self.headers: Headers = []
-        self.chunks: list[bytes] = []  # of the body
+        self.chunks: list[bytes | bytearray] = []  # of the body
         self.method = ""
         self.http_version = "1.1"
         self.keep_alive = True
@@ -68,6 +70,15 @@ class Exchange:
         self._started = False  # the header is written
         self._streaming = False  # chunked
         self._done = False
+
+    def add(self, chunk: bytes, join: bool) -> None:
+        """Takes a piece of the body; `join`: and makes one of all that there are."""
+        if join:
+            self.chunks = [bytearray().join(self.chunks)]
+        if self.chunks and isinstance(self.chunks[0], bytearray):
+            self.chunks[0] += chunk
+        else:
+            self.chunks.append(chunk)
 
     async def run(self, app: App) -> None:
         connection = self._connection
@@ -92,7 +103,10 @@ class Exchange:
     def _scope(self) -> dict[str, Any] | None:
         target = self.target
         if not target.startswith(b"/"):  # absolute form, as proxies send it
-            parts = urlsplit(target)
+            try:
+                parts = urlsplit(target)
+            except ValueError:
+                return None
             target = (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
             if not target.startswith(b"/"):
                 return None
@@ -119,7 +133,7 @@ class Exchange:
         """
         if self.chunks is not None:
             chunks, self.chunks = self.chunks, None  # type: ignore[assignment]
-            body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            body = bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
             return {"type": "http.request", "body": body, "more_body": False}
         if not self._done:
             await asyncio.get_running_loop().create_future()
@@ -162,7 +176,7 @@ class Exchange:
             size = None
         elif self.method == "HEAD":
             size = next((int(v) for k, v in headers if k.lower() == b"content-length"), size)
-        top = head(status, headers, connection.shared.date_line, size, keeps)
+        top = head(status, headers, connection.shared.date_line, size, keeps, self._streaming)
         self._started = True
         if self.method == "HEAD" or status in _BODYLESS:
             connection.transport.write(top)

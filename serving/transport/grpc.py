@@ -1,5 +1,7 @@
 """The gRPC listener: `grpc.aio` with generic handlers, so that messages are parsed by codecs and nowhere else."""
 
+import asyncio
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ from serving.protocols.oip_grpc import Call, Method
 from serving.protocols.status import Family, grpc_status
 
 INT32_MAX = 2**31 - 1
+_LINGER_S = 0.5  # how long new calls are refused in words before the listener closes
+_FLUSH_S = 1.0
 _MAX_DETAILS = 1000  # characters of a status message: it travels in a header
 
 
@@ -33,6 +37,7 @@ class GrpcLimits:
 
 class GrpcListener:
     def __init__(self, services: Sequence[Service], limits: GrpcLimits) -> None:
+        self._calls = _Calls()
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
@@ -43,7 +48,7 @@ class GrpcListener:
             ]
         )
         for service in services:
-            handlers = {name: _handler(method, service.family) for name, method in service.methods.items()}
+            handlers = {name: _handler(method, service.family, self._calls) for name, method in service.methods.items()}
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.service, handlers),))
 
     async def listen(self, host: str, port: int) -> int:
@@ -53,25 +58,64 @@ class GrpcListener:
             OSError: the port is taken, or the host is not one of this machine.
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if port:
+            _try_to_bind(host, port)  # gRPC logs a failure in its own way and does not say why
         try:
             bound = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}") from error
+            raise OSError(str(error)) from error
         await self._server.start()
         return bound
 
-    async def stop(self, limit_s: float) -> None:
-        """Refuses new calls and waits for those under way, at most `limit_s`; then cancels them."""
-        await self._server.stop(limit_s)
+    async def stop(self, limit_s: float) -> bool:
+        """Refuses new calls and waits for those under way, at most `limit_s`; then cancels them.
+
+        gRPC itself would answer calls that have arrived, and that no handler has taken yet, with CANCELLED, which
+        clients do not retry. So calls are refused with UNAVAILABLE for a while first, until nobody sends any.
+
+        Returns:
+            True if everything was answered within `limit_s`.
+        """
+        calls, loop = self._calls, asyncio.get_running_loop()
+        calls.refused = True
+        started = loop.time()
+        while loop.time() < started + limit_s and (  # noqa: ASYNC110  (time ends the wait as well as the last call)
+            calls.under_way or loop.time() < started + _LINGER_S
+        ):
+            await asyncio.sleep(0.01)
+        clean = not calls.under_way
+        await self._server.stop(_FLUSH_S if clean else 0.0)
+        return clean
 
 
-def _handler(method: Method, family: Family) -> Any:
+class _Calls:
+    """The calls of one listener."""
+
+    def __init__(self) -> None:
+        self.under_way = 0
+        self.refused = False
+
+
+def _try_to_bind(host: str, port: int) -> None:
+    """Raises: OSError: with the system's reason."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+
+
+def _handler(method: Method, family: Family, calls: _Calls) -> Any:
     async def call(data: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+        if calls.refused:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Server exiting")
+        calls.under_way += 1
         try:
             remaining = context.time_remaining()
             return await method(data, Call(None if remaining is None else time.monotonic() + remaining))
         except ServingError as error:
             await context.abort(grpc_status(error.kind, family), error.message[:_MAX_DETAILS])
             raise  # never reached: abort raises
+        finally:
+            calls.under_way -= 1
 
     return grpc.unary_unary_rpc_method_handler(call)
