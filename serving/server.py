@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import resource
 import signal
 from collections.abc import Callable
@@ -79,7 +80,7 @@ class Server:
         app = HttpApp(
             OipRest(engine, self._manager, identity),
             exporter(self._metrics),
-            lambda: examples.infer_bodies(engine.catalog),
+            lambda: examples.infer_examples(engine.catalog),
         )
         http = HttpListener(
             app,
@@ -195,7 +196,8 @@ async def _listen(what: str, listener: HttpListener | GrpcListener, host: str, p
     try:
         return await listener.listen(host, port)
     except OSError as error:
-        reason = error.strerror or str(error)
+        number = error.errno or 0  # negative: of getaddrinfo, with a text of its own
+        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
         hint = "choose another port, or stop what has it"
         raise StartError(f"{what}: cannot listen on {host}:{port}: {reason}; {hint}") from None
 

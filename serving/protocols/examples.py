@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -17,15 +18,23 @@ from serving.repository.version import Version
 _INLINE_ELEMENTS = 1000  # a longer request is shown in binary form, or not at all
 
 
-def infer_bodies(catalog: Catalog) -> dict[str, Any]:
-    """For each model that has a version to ask and a request short enough to read: its JSON body."""
-    bodies = {}
+@dataclass(frozen=True)
+class Example:
+    """A JSON body that this version answers with 200."""
+
+    version: int
+    body: dict[str, Any]
+
+
+def infer_examples(catalog: Catalog) -> dict[str, Example]:
+    """By model, for each that has a version to ask and a request short enough to read."""
+    found = {}
     for name, model in catalog.models.items():
         if model.latest is not None:
             body = infer_body(model.latest)
             if body is not None:
-                bodies[name] = body
-    return bodies
+                found[name] = Example(model.latest.number, body)
+    return found
 
 
 def infer_body(version: Version) -> dict[str, Any] | None:

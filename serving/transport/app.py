@@ -66,7 +66,13 @@ def _documented(rest: OipRest, metrics_text: Callable[[], bytes], examples: open
 
     @app.exception_handler(HTTPException)
     async def http_error(_request: Request, error: HTTPException) -> Response:
-        return _response(openapi.plain_error(error.status_code))
+        response = _response(openapi.plain_error(error.status_code))
+        response.headers.update(error.headers or {})  # such as Allow
+        return response
+
+    @app.exception_handler(Exception)
+    async def unforeseen(_request: Request, _error: Exception) -> Response:
+        return _response(openapi.plain_error(500))  # the trace goes to the log, where the connection writes it
 
     health: dict[str, Any] = {"tags": ["health"]}
 

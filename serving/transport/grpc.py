@@ -1,6 +1,7 @@
 """The gRPC listener: `grpc.aio` with generic handlers, so that messages are parsed by codecs and nowhere else."""
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ import grpc.aio
 from serving.core.errors import ServingError
 from serving.protocols.oip_grpc import Call, Method
 from serving.protocols.status import Family, grpc_status
+
+log = logging.getLogger(__name__)
 
 INT32_MAX = 2**31 - 1
 _LINGER_S = 0.5  # how long new calls are refused in words before the listener closes
@@ -58,8 +61,7 @@ class GrpcListener:
             OSError: the port is taken, or the host is not one of this machine.
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        if port:
-            _try_to_bind(host, port)  # gRPC logs a failure in its own way and does not say why
+        _try_to_bind(host, port)  # gRPC itself would log a failure in its own way, and not say why
         try:
             bound = self._server.add_insecure_port(address)
         except RuntimeError as error:
@@ -101,7 +103,10 @@ def _try_to_bind(host: str, port: int) -> None:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(address)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None
 
 
 def _handler(method: Method, family: Family, calls: _Calls) -> Any:
@@ -115,6 +120,12 @@ def _handler(method: Method, family: Family, calls: _Calls) -> Any:
         except ServingError as error:
             await context.abort(grpc_status(error.kind, family), error.message[:_MAX_DETAILS])
             raise  # never reached: abort raises
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            log.exception("a gRPC call failed")
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has the details")
+            raise
         finally:
             calls.under_way -= 1
 

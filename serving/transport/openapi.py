@@ -10,10 +10,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from serving import __version__
+from serving.protocols.examples import Example
 from serving.protocols.oip_rest import HttpReply, json_reply
 
-# For each loaded model a body that POST /v2/models/<model>/infer answers with 200.
-Examples = Callable[[], Mapping[str, Any]]
+Examples = Callable[[], Mapping[str, Example]]  # by model
 
 _ERROR_SCHEMA = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 ERROR: dict[str, Any] = {
@@ -76,7 +76,7 @@ _ABOUT = (
 )
 
 
-def document(app: FastAPI, examples: Mapping[str, Any]) -> dict[str, Any]:
+def document(app: FastAPI, examples: Mapping[str, Example]) -> dict[str, Any]:
     """The OpenAPI document; made anew each time, because the models change."""
     made = get_openapi(title="serving", version=__version__, description=_ABOUT, routes=app.routes)
     for path, operations in made["paths"].items():
@@ -87,11 +87,14 @@ def document(app: FastAPI, examples: Mapping[str, Any]) -> dict[str, Any]:
                     parameter["example"] = next(iter(examples))
                 elif parameter["name"] == "version":
                     parameter["schema"] = {"type": "string", "pattern": "^[0-9]+$"}
-                    parameter["example"] = "1"
+                    if examples:
+                        parameter["example"] = str(next(iter(examples.values())).version)
             if path.endswith("/infer") and examples:
                 content = operation["requestBody"] = {**operation["requestBody"]}
                 media = {**content["content"]["application/json"]}
-                media["examples"] = {name: {"summary": name, "value": value} for name, value in examples.items()}
+                media["examples"] = {
+                    name: {"summary": name, "value": example.body} for name, example in examples.items()
+                }
                 content["content"] = {"application/json": media}
     return made
 
