@@ -1,0 +1,176 @@
+"""Histograms, bounded series, and the text of a scrape, read back with Prometheus' own parser."""
+
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from serving.core.metrics import KEEP_RETIRED, OK, PHASES, SECONDS, Histogram, LiveVersion, Metrics, exporter
+from serving.core.types import Timing
+
+FAMILIES = {
+    "serving_requests": "counter",
+    "serving_request_phase_seconds": "histogram",
+    "serving_batch_rows": "histogram",
+    "serving_model_load_seconds": "histogram",
+    "serving_queue_rows": "gauge",
+    "serving_in_flight_requests": "gauge",
+    "serving_model_state": "gauge",
+    "serving_ready": "gauge",
+}
+
+
+def scraped(metrics: Metrics) -> dict[str, list[Sample]]:
+    """The samples of each family of ours, through the text form and back."""
+    text = exporter(metrics)().decode()
+    return {f.name: f.samples for f in text_string_to_metric_families(text) if f.name.startswith("serving_")}
+
+
+def value(samples: list[Sample], **labels: str) -> float:
+    (found,) = [s.value for s in samples if s.labels == labels]
+    return found
+
+
+# Histogram
+
+
+@pytest.mark.parametrize(
+    ("observed", "cumulative"),
+    [
+        ([], [0, 0, 0, 0]),
+        ([0.5], [1, 1, 1, 1]),
+        ([1], [1, 1, 1, 1]),  # a bound belongs to its own bucket
+        ([1.5, 3, 3, 99], [0, 1, 3, 4]),
+    ],
+)
+def test_buckets_are_cumulative(observed: list[float], cumulative: list[int]) -> None:
+    histogram = Histogram((1.0, 2.0, 5.0))
+    for number in observed:
+        histogram.observe(number)
+    assert histogram.buckets() == list(zip(("1.0", "2.0", "5.0", "+Inf"), cumulative, strict=True))
+    assert histogram.total == sum(observed)
+
+
+def test_buckets_suit_a_tenth_of_a_millisecond_to_ten_seconds() -> None:
+    assert SECONDS[0] == 0.0001 and SECONDS[-1] == 10.0
+    assert list(SECONDS) == sorted(set(SECONDS))
+
+
+# What a scrape gives
+
+
+def test_every_family_is_there_before_the_first_request() -> None:
+    text = exporter(Metrics())().decode()
+    kinds = {f.name: f.type for f in text_string_to_metric_families(text)}
+    assert {name: kind for name, kind in kinds.items() if name.startswith("serving_")} == FAMILIES
+    assert "process_cpu_seconds" in kinds and "python_info" in kinds
+    assert "_created" not in text
+
+
+def test_answers_and_failures_are_counted_by_outcome() -> None:
+    metrics = Metrics()
+    requests = metrics.requests("m", "1", "rest")
+    requests.answered(0.001, Timing(queue_s=0.002, compute_s=0.004), 0.008)
+    requests.answered(0, Timing(), 0)
+    requests.failed("invalid")
+    assert metrics.requests("m", "1", "rest") is requests
+    samples = scraped(metrics)["serving_requests"]
+    labels = {"model": "m", "version": "1", "protocol": "rest"}
+    assert value(samples, **labels, outcome=OK) == 2
+    assert value(samples, **labels, outcome="invalid") == 1
+
+
+def test_phases_are_told_apart_and_only_answered_requests_are_timed() -> None:
+    metrics = Metrics()
+    metrics.requests("m", "1", "grpc").answered(1, Timing(queue_s=2, compute_s=4), 8)
+    metrics.requests("m", "2", "grpc").failed("invalid")
+    samples = scraped(metrics)["serving_request_phase_seconds"]
+    sums = {s.labels["phase"]: s.value for s in samples if s.name.endswith("_sum")}
+    assert sums == dict(zip(PHASES, (1, 2, 4, 8), strict=True))
+    assert {s.labels["version"] for s in samples} == {"1"}
+
+
+def test_batches_and_loads() -> None:
+    metrics = Metrics()
+    metrics.batches("m", "1").observe(4)
+    metrics.batches("m", "1").observe(64)
+    metrics.loaded("m", "ok", 0.5)
+    metrics.loaded("m", "failed", 2)
+    families = scraped(metrics)
+    rows = {s.name: s.value for s in families["serving_batch_rows"] if not s.name.endswith("_bucket")}
+    assert rows == {"serving_batch_rows_count": 2, "serving_batch_rows_sum": 68}
+    loads = [s for s in families["serving_model_load_seconds"] if s.name.endswith("_sum")]
+    assert {s.labels["outcome"]: s.value for s in loads} == {"ok": 0.5, "failed": 2}
+
+
+def test_state_is_read_when_the_scrape_comes() -> None:
+    versions = [LiveVersion("m", "1", "READY", queued_rows=3, in_flight=5)]
+    metrics = Metrics(states=("NEW", "READY"), live=lambda: versions, ready=lambda: bool(versions))
+    families = scraped(metrics)
+    labels = {"model": "m", "version": "1"}
+    assert value(families["serving_queue_rows"], **labels) == 3
+    assert value(families["serving_in_flight_requests"], **labels) == 5
+    assert value(families["serving_model_state"], **labels, state="READY") == 1
+    assert value(families["serving_model_state"], **labels, state="NEW") == 0
+    assert value(families["serving_ready"]) == 1
+    versions.clear()
+    families = scraped(metrics)
+    assert families["serving_queue_rows"] == families["serving_model_state"] == []
+    assert value(families["serving_ready"]) == 0
+
+
+@pytest.mark.parametrize("name", ['quo"te', "back\\slash", "new\nline", "Zürich 模型", "a b.c-d"])
+def test_any_model_name_survives_the_text_form(name: str) -> None:
+    metrics = Metrics()
+    metrics.requests(name, "1", "rest").failed("invalid")
+    assert [s.labels["model"] for s in scraped(metrics)["serving_requests"]] == [name]
+
+
+# Series are bounded
+
+
+def served(metrics: Metrics) -> Iterator[str]:
+    for number in range(KEEP_RETIRED + 3):
+        version = str(number)
+        metrics.requests("m", version, "rest").failed("invalid")
+        metrics.batches("m", version).observe(1)
+        yield version
+
+
+def versions_in(metrics: Metrics, family: str) -> set[str]:
+    return {s.labels["version"] for s in scraped(metrics)[family]}
+
+
+def test_series_of_ended_versions_stay_for_a_while_and_then_go() -> None:
+    metrics = Metrics()
+    for version in served(metrics):
+        metrics.retire("m", version)
+    kept = {str(number) for number in range(3, KEEP_RETIRED + 3)}
+    assert versions_in(metrics, "serving_requests") == versions_in(metrics, "serving_batch_rows") == kept
+
+
+def test_a_version_that_serves_again_keeps_its_series() -> None:
+    metrics = Metrics()
+    metrics.requests("m", "again", "rest").failed("invalid")
+    metrics.retire("m", "again")
+    metrics.revive("m", "again")
+    for version in served(metrics):
+        metrics.retire("m", version)
+    assert "again" in versions_in(metrics, "serving_requests")
+
+
+def test_a_version_that_ends_again_counts_from_then() -> None:
+    metrics = Metrics()
+    for version in served(metrics):
+        metrics.retire("m", version)
+        metrics.retire("m", "0")
+    assert {"0", "2"} & versions_in(metrics, "serving_requests") == {"0"}
+
+
+def test_series_of_other_models_are_left_alone() -> None:
+    metrics = Metrics()
+    metrics.requests("other", "0", "rest").failed("invalid")
+    for version in served(metrics):
+        metrics.retire("m", version)
+    assert "other" in {s.labels["model"] for s in scraped(metrics)["serving_requests"]}

@@ -1,0 +1,147 @@
+"""model.yaml: what is accepted, and that each mistake gets one line that says how to mend it."""
+
+import pytest
+
+from serving.core.spec import Latest, ModelSpec, SpecError, parse_spec
+
+SOURCE = "models/digits/model.yaml"
+
+
+def refusal(text: str) -> str:
+    """The one line with which `text` is refused, without the name of the file that it begins with."""
+    with pytest.raises(SpecError) as refused:
+        parse_spec(text, SOURCE)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert message.startswith(f"{SOURCE}: ")
+    return message.removeprefix(f"{SOURCE}: ")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing but a comment\n", "---\n", "{}"])
+def test_every_key_is_optional(text: str) -> None:
+    assert parse_spec(text, SOURCE) == ModelSpec()
+
+
+def test_every_key_can_be_set() -> None:
+    spec = parse_spec(
+        """
+        backend: onnx
+        versions: [1, 4]
+        max_batch_size: 8
+        max_queue_delay_ms: 1.5
+        max_queue_rows: 100
+        queue_timeout_ms: 250
+        instances: 2
+        threads: 4
+        providers: [CPUExecutionProvider]
+        warmup: false
+        """,
+        SOURCE,
+    )
+    assert spec == ModelSpec(
+        backend="onnx",
+        versions=(1, 4),
+        max_batch_size=8,
+        max_queue_delay_ms=1.5,
+        max_queue_rows=100,
+        queue_timeout_ms=250,
+        instances=2,
+        threads=4,
+        providers=("CPUExecutionProvider",),
+        warmup=False,
+    )
+    assert spec.model_fields_set == set(ModelSpec.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "versions"),
+    [("versions: all", "all"), ("versions: {latest: 3}", Latest(latest=3)), ("versions: [2, 5]", (2, 5))],
+)
+def test_three_ways_to_choose_versions(text: str, versions: object) -> None:
+    assert parse_spec(text, SOURCE).versions == versions
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("max_batch_siez", "max_batch_size"),
+        ("MaxBatchSize", "max_batch_size"),
+        ("instance", "instances"),
+        ("max_queue_delay", "max_queue_delay_ms"),
+        ("provider", "providers"),
+        ("version", "versions"),
+    ],
+)
+def test_an_unknown_key_comes_with_the_nearest_valid_one(key: str, nearest: str) -> None:
+    assert refusal(f"{key}: 3") == f"unknown key '{key}'; did you mean '{nearest}'?"
+
+
+def test_an_unknown_key_like_no_other_comes_with_all_valid_ones() -> None:
+    assert refusal("colour: blue") == f"unknown key 'colour'; valid keys are {', '.join(ModelSpec.model_fields)}"
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    assert refusal("threads: 0\nmax_batch_siez: 3") == (
+        "'threads': input should be greater than or equal to 1, got 0; "
+        "unknown key 'max_batch_siez'; did you mean 'max_batch_size'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("backend: torch", "'backend': input should be 'onnx', got 'torch'"),
+        ("max_batch_size: -1", "'max_batch_size': input should be greater than or equal to 0, got -1"),
+        ("max_batch_size: many", "'max_batch_size': input should be a valid integer"),
+        ("max_batch_size: 2.5", "'max_batch_size': input should be a valid integer"),
+        ("max_queue_delay_ms: -1", "'max_queue_delay_ms': input should be greater than or equal to 0, got -1"),
+        ("max_queue_delay_ms: 1e6", "'max_queue_delay_ms': input should be"),
+        ("max_queue_delay_ms: .nan", "'max_queue_delay_ms': input should be"),
+        ("max_queue_rows: 0", "'max_queue_rows': input should be greater than or equal to 1, got 0"),
+        ("queue_timeout_ms: 0", "'queue_timeout_ms': input should be greater than 0, got 0"),
+        ("queue_timeout_ms: .nan", "'queue_timeout_ms': input should be"),
+        ("instances: 0", "'instances': input should be greater than or equal to 1, got 0"),
+        ("instances: 257", "'instances': input should be less than or equal to 256, got 257"),
+        ("threads: 0", "'threads': input should be greater than or equal to 1, got 0"),
+        ("providers: []", "'providers': "),
+        ("providers: CPUExecutionProvider", "'providers': input should be a valid tuple, got 'CPUExecutionProvider'"),
+        ("warmup: maybe", "'warmup': input should be a valid boolean"),
+        ("1: 2", "'1': keys should be strings"),
+    ],
+)
+def test_a_bad_value_is_told_with_its_key(text: str, told: str) -> None:
+    assert refusal(text).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("versions: newest", ("'versions'", "latest", "all", "'newest'")),
+        ("versions: {latest: 0}", ("'versions'", "latest", "greater than or equal to 1")),
+        ("versions: {lates: 2}", ("'versions'", "'lates'", "'latest'")),
+        ("versions: [0]", ("'versions'", "greater than or equal to 1")),
+    ],
+)
+def test_a_bad_choice_of_versions_is_told_by_the_form_that_was_meant(text: str, told: tuple[str, ...]) -> None:
+    message = refusal(text)
+    assert [part for part in told if part not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("- max_batch_size", "expected keys and values, got list"),
+        ("just text", "expected keys and values, got str"),
+        ("a: [", "not valid YAML: "),
+        ("a: b: c", "not valid YAML: "),
+        ("\ta: b", "not valid YAML: "),
+        ("? [a]\n: b", "not valid YAML: "),
+        ("text: \0", "not valid YAML: "),
+        ("!!python/object/apply:os.getcwd []", "not valid YAML: "),
+        pytest.param("trained: 2020-13-45", "not valid YAML: ", id="no such date"),
+        pytest.param(f"seed: {'1' * 5000}", "not valid YAML: ", id="a number too long for Python"),
+        pytest.param("[" * 5000, "not valid YAML: ", id="nested too deep"),
+    ],
+)
+def test_text_that_is_no_mapping_is_refused(text: str, told: str) -> None:
+    assert refusal(text).startswith(told)

@@ -1,0 +1,184 @@
+"""A request held against a signature: the number of its rows, or the text that clients of the protocol know."""
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from serving.core import dtypes
+from serving.core.errors import ErrorKind, ServingError
+from serving.core.types import InferRequest, Signature, TensorSpec
+from serving.core.validate import Contract
+
+NOTE = "NOTE: axis 0 is the batch dimension of this model, so each input shape must begin with the number of rows."
+
+
+def signature(*inputs: TensorSpec, outputs: tuple[str, ...] = ("OUTPUT0", "OUTPUT1")) -> Signature:
+    specs = {spec.name: spec for spec in inputs}
+    return Signature(specs, {name: TensorSpec(name, dtypes.INT32, (-1, 16)) for name in outputs})
+
+
+SIMPLE = signature(TensorSpec("INPUT0", dtypes.INT32, (-1, 16)), TensorSpec("INPUT1", dtypes.INT32, (-1, 16)))
+OPEN = signature(TensorSpec("text", dtypes.BYTES, (-1, -1)))
+WHOLE = signature(TensorSpec("x", dtypes.FP32, (2, 3)), TensorSpec("scale", dtypes.FP32, ()))
+
+
+def contract(of: Signature = SIMPLE, max_batch_size: int = 8) -> Contract:
+    return Contract("simple", of, max_batch_size)
+
+
+def ask(outputs: tuple[str, ...] = (), **inputs: np.ndarray) -> InferRequest:
+    return InferRequest("simple", inputs, outputs=outputs)
+
+
+def ints(*shape: int, dtype: Any = np.int32) -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
+def refusal(request: InferRequest, by: Contract) -> str:
+    with pytest.raises(ServingError) as refused:
+        by.check(request)
+    assert refused.value.kind is ErrorKind.INVALID
+    return refused.value.message
+
+
+# Rows
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_a_valid_request_has_as_many_rows_as_axis_0(rows: int) -> None:
+    assert contract().check(ask(INPUT0=ints(rows, 16), INPUT1=ints(rows, 16))) == rows
+
+
+def test_the_order_in_which_inputs_come_does_not_matter() -> None:
+    assert contract().check(ask(INPUT1=ints(2, 16), INPUT0=ints(2, 16))) == 2
+
+
+@pytest.mark.parametrize("width", [0, 1, 7])
+def test_an_open_axis_takes_any_size(width: int) -> None:
+    assert contract(OPEN).check(ask(text=ints(2, width, dtype=object))) == 2
+
+
+def test_without_a_batch_axis_a_request_is_one_row_of_any_size() -> None:
+    by = contract(WHOLE, max_batch_size=0)
+    assert by.check(ask(x=ints(2, 3, dtype=np.float32), scale=ints(dtype=np.float32))) == 1
+    unbatched = contract(max_batch_size=0)
+    assert unbatched.check(ask(INPUT0=ints(100, 16), INPUT1=ints(7, 16))) == 1
+    assert unbatched.check(ask(INPUT0=ints(0, 16), INPUT1=ints(0, 16))) == 1
+
+
+# Refusals
+
+
+def test_a_missing_input() -> None:
+    assert refusal(ask(INPUT0=ints(1, 16)), contract()) == (
+        "expected 2 inputs but got 1 inputs for model 'simple'. Got input(s) ['INPUT0'], "
+        "but missing required input(s) ['INPUT1']. Please provide all required input(s)."
+    )
+
+
+def test_no_input_at_all() -> None:
+    assert refusal(ask(), contract()) == (
+        "expected 2 inputs but got 0 inputs for model 'simple'. Got input(s) [], "
+        "but missing required input(s) ['INPUT0', 'INPUT1']. Please provide all required input(s)."
+    )
+
+
+@pytest.mark.parametrize("others", [("INPUT0",), ("INPUT0", "INPUT1")], ids=["instead", "besides"])
+def test_an_unknown_input(others: tuple[str, ...]) -> None:
+    request = InferRequest("simple", {name: ints(1, 16) for name in (*others, "X")})
+    said = refusal(request, contract())
+    assert said.startswith("unexpected inference input 'X' for model 'simple'")
+    assert "['INPUT0', 'INPUT1']" in said
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [(np.float32, "FP32"), (np.int64, "INT64"), (ml_dtypes.bfloat16, "BF16"), (object, "BYTES"), (">i4", ">i4")],
+)
+def test_the_wrong_data_type(dtype: Any, name: str) -> None:
+    assert refusal(ask(INPUT0=ints(1, 16, dtype=dtype), INPUT1=ints(1, 16)), contract()) == (
+        f"inference input 'INPUT0' data-type is '{name}', but model 'simple' expects 'INT32'"
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 15), (16,), (1, 16, 1), (1, 0)])
+def test_the_wrong_shape(shape: tuple[int, ...]) -> None:
+    got = ",".join(map(str, shape))
+    assert refusal(ask(INPUT0=ints(*shape), INPUT1=ints(1, 16)), contract()) == (
+        f"unexpected shape for input 'INPUT0' for model 'simple'. Expected [-1,16], got [{got}]. {NOTE}"
+    )
+
+
+def test_the_wrong_shape_for_a_model_without_a_batch_axis() -> None:
+    request = ask(x=ints(3, 3, dtype=np.float32), scale=ints(dtype=np.float32))
+    assert refusal(request, contract(WHOLE, max_batch_size=0)).rstrip() == (
+        "unexpected shape for input 'x' for model 'simple'. Expected [2,3], got [3,3]."
+    )
+
+
+def test_no_shape_where_a_batch_is_needed() -> None:
+    assert refusal(ask(INPUT0=ints(), INPUT1=ints(1, 16)), contract()) == (
+        "input 'INPUT0' has no shape but model requires batch dimension for 'simple'"
+    )
+
+
+def test_inputs_of_different_batch_sizes() -> None:
+    assert refusal(ask(INPUT0=ints(2, 16), INPUT1=ints(3, 16)), contract()) == (
+        "input 'INPUT1' batch size does not match other inputs for 'simple'"
+    )
+
+
+def test_more_rows_than_one_run_holds() -> None:
+    said = refusal(ask(INPUT0=ints(9, 16), INPUT1=ints(9, 16)), contract())
+    assert said == "inference request batch-size must be <= 8 for 'simple', got 9 rows"
+
+
+def test_an_empty_batch() -> None:
+    said = refusal(ask(INPUT0=ints(0, 16), INPUT1=ints(0, 16)), contract())
+    assert said.startswith("input byte size mismatch for input 'INPUT0' for model 'simple'. Expected 64, got 0")
+
+
+def test_an_unknown_output() -> None:
+    said = refusal(ask(("OUTPUT0", "NOPE"), INPUT0=ints(1, 16), INPUT1=ints(1, 16)), contract())
+    assert said.startswith("unexpected inference output 'NOPE' for model 'simple'")
+    assert "['OUTPUT0', 'OUTPUT1']" in said
+
+
+def test_an_output_asked_for_twice() -> None:
+    said = refusal(ask(("OUTPUT0", "OUTPUT0"), INPUT0=ints(1, 16), INPUT1=ints(1, 16)), contract())
+    assert said == "output 'OUTPUT0' already exists in request"
+
+
+# Outputs and lanes
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ((), ("OUTPUT0", "OUTPUT1")),
+        (("OUTPUT1",), ("OUTPUT1",)),
+        (("OUTPUT1", "OUTPUT0"), ("OUTPUT0", "OUTPUT1")),
+    ],
+)
+def test_outputs_come_in_the_order_of_the_model(asked: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    assert contract().wanted(ask(asked)) == wanted
+
+
+def lane(by: Contract, request: InferRequest) -> tuple[object, ...]:
+    return by.lane(request, by.wanted(request))
+
+
+def test_requests_for_the_same_outputs_share_a_lane_whatever_their_rows() -> None:
+    by = contract()
+    one, many = (ask(INPUT0=ints(n, 16), INPUT1=ints(n, 16)) for n in (1, 5))
+    chosen = ask(("OUTPUT1",), INPUT0=ints(1, 16), INPUT1=ints(1, 16))
+    assert lane(by, one) == lane(by, many)
+    assert lane(by, one) != lane(by, chosen)
+
+
+def test_rows_of_different_shapes_do_not_share_a_lane() -> None:
+    by = contract(OPEN)
+    wide, narrow, also_wide = (ask(text=ints(rows, width, dtype=object)) for rows, width in ((1, 4), (1, 2), (3, 4)))
+    assert lane(by, wide) == lane(by, also_wide) != lane(by, narrow)

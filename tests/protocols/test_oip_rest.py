@@ -1,0 +1,428 @@
+"""The Open Inference Protocol over REST: bodies in, requests out; answers in, bodies out."""
+
+import json
+import time
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.core import dtypes
+from serving.core.dtypes import DType
+from serving.core.errors import ErrorKind
+from serving.protocols import oip, oip_rest
+from tests.protocols.build import (
+    IN_JSON,
+    NESTED,
+    answer_of,
+    body,
+    decode,
+    decode_binary,
+    dtype_id,
+    not_for_ever,
+    refused,
+    same,
+    split_answer,
+    tensor,
+    values_of,
+)
+
+X = tensor(data=[1, 2])
+FP32_ROW = np.array([[1, 2]], np.float32)
+DEEP = "as deep as the parser follows"  # stands for that in `deep_body`
+
+
+def json_row(*values: Any) -> str:
+    """A request as text, its one input of the given elements."""
+    data = ",".join(map(str, values))
+    return f'{{"inputs":[{{"name":"x","datatype":"FP32","shape":[1,{len(values)}],"data":[{data}]}}]}}'
+
+
+def deep_body(entry: object, **top: Any) -> bytes:
+    return body(entry, **top).replace(json.dumps(DEEP).encode(), b"[" * 1000 + b"]" * 1000)
+
+
+class TestDecodeJson:
+    def test_a_plain_request(self) -> None:
+        request, wants = decode(body(X, id="a1", outputs=[{"name": "y"}], parameters={"k": "v"}), version="7")
+        assert (request.model, request.version, request.id) == ("m", 7, "a1")
+        assert same(request.inputs["x"], FP32_ROW)
+        assert request.outputs == ("y",) and request.parameters == {"k": "v"} and request.deadline is None
+        assert wants == oip_rest.Wants({"y": False}, False)
+
+    @pytest.mark.parametrize("dtype", IN_JSON, ids=dtype_id)
+    def test_every_type(self, dtype: DType) -> None:
+        values = values_of(dtype)
+        data = [e.decode() for e in values] if dtype is dtypes.BYTES else values.tolist()
+        request, _ = decode(body(tensor(datatype=dtype.name, shape=[3, 1], data=data)))
+        assert same(request.inputs["x"], values.reshape(3, 1))
+
+    def test_inputs_keep_their_order(self) -> None:
+        request, _ = decode(body(tensor("b", data=[1, 2]), tensor("a", data=[3, 4])))
+        assert list(request.inputs) == ["b", "a"]
+
+    def test_nan_and_infinity(self) -> None:
+        request, _ = decode(json_row("NaN", "Infinity", "-Infinity").encode())
+        assert same(request.inputs["x"], np.array([[np.nan, np.inf, -np.inf]], np.float32))
+
+    @pytest.mark.parametrize("value", ["NaN", "Infinity", "true", "1.0"])
+    def test_an_integer_tensor_takes_no_nan(self, value: str) -> None:
+        assert "expects INT64 elements" in refused(lambda: decode(json_row(value).replace("FP32", "INT64").encode()))
+
+    @pytest.mark.parametrize("value", ["true", "false"])
+    def test_bools_are_no_numbers(self, value: str) -> None:
+        assert "expects FP32 elements, got a boolean" in refused(lambda: decode(json_row(1, value).encode()))
+
+    def test_unknown_keys_are_left_alone(self) -> None:
+        request, _ = decode(body({**X, "extra": [1]}, model_name="other", more={"a": None}))
+        assert request.model == "m" and list(request.inputs) == ["x"]
+
+    @pytest.mark.parametrize("data", [b"[]", b'"text"', b"null", b"1", b"NaN"])
+    def test_the_body_is_an_object(self, data: bytes) -> None:
+        assert "the request JSON must be an object" in refused(lambda: decode(data))
+
+    @pytest.mark.parametrize("data", [b"", b"{", b'{"inputs":[', b"\xff", NESTED.encode(), NESTED.encode() + b"NaN"])
+    def test_the_body_is_json(self, data: bytes) -> None:
+        assert refused(lambda: decode(data)).startswith("failed to parse the request JSON buffer")
+
+    @pytest.mark.parametrize(
+        ("data", "why"),
+        [
+            (b"{}", "attempt to access non-existing object member 'inputs'"),
+            (b'{"inputs":{}}', "Unable to parse 'inputs': expected an array, got an object"),
+            (b'{"inputs":null}', "Unable to parse 'inputs'"),
+            (b'{"inputs":[1]}', "Unable to parse 'inputs': expected objects"),
+            (body({"datatype": "FP32", "shape": [1], "data": [1]}), "non-existing object member 'name'"),
+            (body(tensor(name=5, data=[1, 2])), "Unable to parse 'name': expected a string"),  # type: ignore[arg-type]
+            (body({"name": "x", "shape": [1], "data": [1]}), "invalid datatype for input x"),
+            (body(tensor(datatype="FLOAT", data=[1, 2])), "invalid datatype for input x"),
+            (body({"name": "x", "datatype": "FP32", "data": [1]}), "non-existing object member 'shape'"),
+            (body(tensor(shape="2", data=[1, 2])), "Unable to parse 'shape': expected an array of integers"),
+            (body(tensor(parameters=[1], data=[1, 2])), "Unable to parse 'parameters'"),
+            (body(X, id=5), "Unable to parse 'id'"),
+            (body(X, parameters=[1]), "Unable to parse 'parameters'"),
+            (body(X, parameters={"k": [1]}), "parameter 'k' has invalid type"),
+            (body(X, parameters={"k": None}), "parameter 'k' has invalid type"),
+            (body(X, parameters={"triton_k": 1}), "reserved"),
+            (body(X, parameters={"timeout": "1"}), "parameter 'timeout'"),
+            (body(X, parameters={"binary_data_output": 1}), "Unable to parse 'binary_data_output'"),
+            (body(X, outputs={"name": "y"}), "Unable to parse 'outputs': expected an array"),
+            (body(X, outputs=["y"]), "Unable to parse 'outputs': expected objects"),
+            (body(X, outputs=[{}]), "non-existing object member 'name'"),
+            (body(X, outputs=[{"name": "y", "parameters": {"binary_data": 1}}]), "Unable to parse 'binary_data'"),
+            (body(X, outputs=[{"name": "y", "parameters": [1]}]), "Unable to parse 'binary_data'"),
+            (body(X, X), "input 'x' already exists in request"),
+            (body(tensor()), "But no field is set"),
+            (body(tensor(data=[1, 2], parameters={"binary_data_size": 8})), "But set 'data' 'binary_data_size'"),
+            (body(tensor(parameters={"binary_data_size": 8})), "expecting 8 additional bytes"),
+            (body(tensor(parameters={"binary_data_size": -8})), "Unable to parse 'binary_data_size'"),
+            (body(tensor(parameters={"binary_data_size": "8"})), "Unable to parse 'binary_data_size'"),
+            (body(tensor(parameters={"binary_data_size": True})), "Unable to parse 'binary_data_size'"),
+        ],
+    )
+    def test_what_is_wrong_is_named(self, data: bytes, why: str) -> None:
+        assert why in refused(lambda: decode(data))
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            body(tensor(data=[1, 2], parameters={"shared_memory_region": "r"})),
+            body(X, outputs=[{"name": "y", "parameters": {"classification": 3}}]),
+            body(X, outputs=[{"name": "y", "parameters": {"shared_memory_region": "r"}}]),
+        ],
+    )
+    def test_what_is_not_offered_is_said(self, data: bytes) -> None:
+        assert "is not supported" in refused(lambda: decode(data), ErrorKind.UNSUPPORTED)
+
+    def test_a_timeout_becomes_a_deadline(self) -> None:
+        request, _ = decode(body(X, parameters={"timeout": 5_000_000}))
+        assert request.deadline is not None and 4 < request.deadline - time.monotonic() <= 5
+
+    @pytest.mark.parametrize("version", ["abc", "-1", "0", str(2**63)])
+    def test_a_version_is_a_number(self, version: str) -> None:
+        assert "version should be an integral value > 0" in refused(lambda: decode(body(X), version=version))
+
+    # A request as deep as the parser allows, wherever a value is shown in a message.
+    @pytest.mark.parametrize(
+        "data",
+        [
+            deep_body(X, id=DEEP),
+            deep_body(X, parameters={"timeout": DEEP}),
+            deep_body(tensor(shape=DEEP, data=[1])),
+            deep_body(tensor(shape=[DEEP], data=[1])),
+            deep_body(tensor(datatype=DEEP, data=[1])),
+            deep_body(tensor(data=[1, DEEP])),
+            deep_body(tensor(datatype="BYTES", data=["a", DEEP])),
+            deep_body(tensor(parameters={"binary_data_size": DEEP})),
+        ],
+    )
+    def test_a_value_of_any_depth_is_refused(self, data: bytes) -> None:
+        assert refused(lambda: decode(data))
+
+    # Bare NaN calls for the second parser, which must be no more lenient than the first.
+    @pytest.mark.parametrize(
+        "data",
+        [
+            body(X, id="\ud800", more=float("nan")),
+            body(tensor("\ud800", data=[1, 2]), more=float("nan")),
+            body(X, outputs=[{"name": "\ud800"}], more=float("nan")),
+            body(X, parameters={"timeout": 10**400}, more=float("nan")),
+            body(tensor(shape=[0, 10**30], data=[]), more=float("nan")),
+        ],
+    )
+    def test_the_second_parser_takes_nothing_that_the_first_refuses(self, data: bytes) -> None:
+        assert refused(lambda: decode(data))
+
+
+class TestShapes:
+    @pytest.mark.parametrize(
+        "shape", [[-1], [1, -2], [1.0, 2], ["1", 2], [None], [True, 2], [[1], 2], [2**64, 1], [-(2**63)]]
+    )
+    def test_dimensions_are_integers_from_zero(self, shape: list[Any]) -> None:
+        assert "Unable to parse 'shape'" in refused(lambda: decode(body(tensor(shape=shape, data=[1, 2]))))
+
+    @pytest.mark.parametrize(
+        "shape", [[2**31], [2**62], [2**32, 2**32], [2**63 - 1, 2**63 - 1], [2**31, 2**31, 2**31, 2**31]]
+    )
+    @pytest.mark.parametrize("datatype", ["FP32", "UINT8", "BYTES"])
+    def test_a_claim_costs_no_memory(self, shape: list[int], datatype: str) -> None:
+        data = "a" if datatype == "BYTES" else 1
+        requests = [
+            (body(tensor(datatype=datatype, shape=shape, data=[data])), None),
+            (header := body(tensor(datatype=datatype, shape=shape, parameters={"binary_data_size": 0})), len(header)),
+        ]
+        tracemalloc.start()
+        try:
+            for request, length in requests:
+                assert refused(lambda request=request, length=length: decode(request, length))  # type: ignore[misc]
+            assert tracemalloc.get_traced_memory()[1] < 1_000_000
+        finally:
+            tracemalloc.stop()
+
+    @pytest.mark.parametrize("shape", [[0, 2**62, 2**62], [2**62, 0, 2**62], [0, 2**63 - 1], [0] + [2**40] * 20])
+    @pytest.mark.parametrize("datatype", ["FP32", "BOOL", "BYTES"])
+    @pytest.mark.parametrize("binary", [False, True])
+    def test_a_zero_hides_no_dimension_that_cannot_be(self, shape: list[int], datatype: str, binary: bool) -> None:
+        if binary:
+            assert refused(lambda: decode_binary((tensor(datatype=datatype, shape=shape), b"")))
+        else:
+            assert refused(lambda: decode(body(tensor(datatype=datatype, shape=shape, data=[]))))
+
+    def test_32_dimensions_are_possible_and_more_are_not(self) -> None:
+        request, _ = decode(body(tensor(shape=[1] * 32, data=[1])))
+        assert request.inputs["x"].shape == (1,) * 32
+        assert "33 dimensions" in refused(lambda: decode(body(tensor(shape=[1] * 33, data=[1]))))
+
+    def test_a_million_dimensions_are_counted_and_not_multiplied(self) -> None:
+        # Multiplied out they would be a number of 60 million bits, and hours of work.
+        with not_for_ever():
+            assert "dimensions" in refused(lambda: decode(body(tensor(shape=[2**62] * 1_000_000, data=[1]))))
+
+
+class TestDecodeBinary:
+    @pytest.mark.parametrize("dtype", dtypes.ALL, ids=dtype_id)
+    def test_every_type(self, dtype: DType) -> None:
+        values = values_of(dtype)
+        request, _ = decode_binary((tensor(datatype=dtype.name, shape=[3]), oip.to_raw(values)))
+        assert same(request.inputs["x"], values)
+
+    def test_tensors_are_views_of_the_body(self) -> None:
+        header = body(tensor(parameters={"binary_data_size": 8}))
+        data = header + FP32_ROW.tobytes()
+        request, _ = decode(data, len(header))
+        assert np.shares_memory(request.inputs["x"], np.frombuffer(data, np.uint8))
+
+    def test_tensors_follow_in_the_order_of_the_inputs(self) -> None:
+        request, _ = decode_binary(
+            (tensor("b", "UINT8", [2]), b"\x01\x02"),
+            (tensor("e", "UINT8", [0]), b""),
+            (tensor("a", "UINT16", [1]), b"\x03\x04"),
+        )
+        assert {k: v.tolist() for k, v in request.inputs.items()} == {"b": [1, 2], "e": [], "a": [0x403]}
+
+    def test_json_and_binary_inputs_may_be_mixed(self) -> None:
+        header = body(
+            tensor("j", "INT8", [1], data=[5]),
+            tensor("b", "INT8", [2], parameters={"binary_data_size": 2}),
+            tensor("k", "INT8", [1], data=[6]),
+        )
+        request, _ = decode(header + b"\x07\x08", len(header))
+        assert {k: v.tolist() for k, v in request.inputs.items()} == {"j": [5], "b": [7, 8], "k": [6]}
+
+    def test_the_word_true_among_raw_bytes_makes_no_bools(self) -> None:
+        header = body(tensor("j", "INT8", [1], data=[5]), tensor("b", "UINT8", [4], parameters={"binary_data_size": 4}))
+        request, _ = decode(header + b"true", len(header))
+        assert request.inputs["j"].tolist() == [5] and request.inputs["b"].tobytes() == b"true"
+
+    @pytest.mark.parametrize("missing", [1, 7, 8])
+    def test_a_body_that_is_too_short(self, missing: int) -> None:
+        header = body(tensor(parameters={"binary_data_size": 8}))
+        assert refused(lambda: decode(header + bytes(8 - missing), len(header))) == (
+            f"unexpected size for input 'x', expecting {missing} additional bytes for model 'm'"
+        )
+
+    def test_a_body_that_is_too_long(self) -> None:
+        header = body(tensor(parameters={"binary_data_size": 8}))
+        assert refused(lambda: decode(header + bytes(11), len(header))) == (
+            "unexpected additional input data for model 'm': 3 bytes that no input claims"
+        )
+
+    @pytest.mark.parametrize("size", [4, 12])
+    def test_a_claim_that_is_not_the_size_of_the_shape(self, size: int) -> None:
+        header = body(tensor(parameters={"binary_data_size": size}))
+        assert "input byte size mismatch for input 'x' for model 'm'. Expected 8" in refused(
+            lambda: decode(header + bytes(size), len(header))
+        )
+
+    def test_the_header_may_be_the_whole_body(self) -> None:
+        data = body(X)
+        assert same(decode(data, len(data))[0].inputs["x"], FP32_ROW)
+
+    @pytest.mark.parametrize("length", [-1, 10_000, 2**31 - 1, -(2**31)])
+    def test_a_header_length_out_of_the_body(self, length: int) -> None:
+        data = body(X)
+        assert refused(lambda: decode(data, length)) == (
+            f"inference header size should be in range (0, {len(data)}), got: {length}"
+        )
+
+    @pytest.mark.parametrize("length", [2**31, 99999999999, -(2**31) - 1])
+    def test_a_header_length_out_of_all_range(self, length: int) -> None:
+        assert "value is out of range [ -2147483648, 2147483647 ], got: " in refused(lambda: decode(body(X), length))
+
+    @pytest.mark.parametrize("text", [b"abc", b"", b"1.0", b"0x10", b"\xff", b"9" * 5000, b"1 2", b"1_0"])
+    def test_a_header_length_that_is_no_number(self, text: bytes) -> None:
+        assert refused(lambda: decode(body(X), text)).startswith("Unable to parse Inference-Header-Content-Length")
+
+    @pytest.mark.parametrize("change", [-1, 1])
+    def test_a_header_length_that_cuts_the_json_or_takes_too_much(self, change: int) -> None:
+        header = body(tensor(parameters={"binary_data_size": 8}))
+        assert refused(lambda: decode(header + FP32_ROW.tobytes(), len(header) + change))
+
+    def test_raw_tensors_alone_are_refused(self) -> None:
+        assert "failed to parse the request JSON buffer" in refused(lambda: decode(FP32_ROW.tobytes(), 0))
+
+
+class TestOutputSelection:
+    @pytest.mark.parametrize(
+        ("top", "y", "z"),
+        [
+            ({}, False, False),
+            ({"outputs": []}, False, False),
+            ({"parameters": {"binary_data_output": True}}, True, True),
+            ({"outputs": [{"name": "y"}]}, False, False),
+            ({"outputs": [{"name": "y", "parameters": {"binary_data": True}}]}, True, False),
+            # The choice for all is only for outputs that are not listed.
+            ({"outputs": [{"name": "y"}], "parameters": {"binary_data_output": True}}, False, True),
+            (
+                {
+                    "outputs": [{"name": "y", "parameters": {"binary_data": False}}],
+                    "parameters": {"binary_data_output": True},
+                },
+                False,
+                True,
+            ),
+        ],
+    )
+    def test_which_outputs_come_as_binary(self, top: dict[str, Any], y: bool, z: bool) -> None:
+        _, wants = decode(body(X, **top))
+        answer = answer_of({n: (dtypes.UINT8, np.array([65], np.uint8)) for n in ("y", "z")})
+        outputs = {o["name"]: o for o in split_answer(oip_rest.encode(answer, wants))[0]["outputs"]}
+        for name, binary in (("y", y), ("z", z)):
+            assert ("data" not in outputs[name]) is binary
+            assert (outputs[name].get("parameters") == {"binary_data_size": 1}) is binary
+
+    def test_outputs_are_asked_for_by_name(self) -> None:
+        request, _ = decode(body(X, outputs=[{"name": "z"}, {"name": "y"}, {"name": "z"}]))
+        assert request.outputs == ("z", "y", "z")  # that a name comes twice is for the model's contract to refuse
+
+
+JSON_WANTED = oip_rest.Wants({}, False)
+BINARY_WANTED = oip_rest.Wants({}, True)
+
+
+class TestEncode:
+    def test_the_order_of_keys(self) -> None:
+        answer = answer_of({"y": (dtypes.INT32, np.array([[1, 2]], np.int32))}, request_id="a")
+        assert oip_rest.encode(answer, JSON_WANTED).body == (
+            b'{"id":"a","model_name":"m","model_version":"3",'
+            b'"outputs":[{"name":"y","datatype":"INT32","shape":[1,2],"data":[1,2]}]}'
+        )
+
+    def test_without_an_id_there_is_none_in_the_answer(self) -> None:
+        answer = answer_of({"y": (dtypes.INT32, np.array([1], np.int32))})
+        assert oip_rest.encode(answer, JSON_WANTED).body.startswith(b'{"model_name":"m",')
+
+    @pytest.mark.parametrize("dtype", IN_JSON, ids=dtype_id)
+    def test_every_type_as_json(self, dtype: DType) -> None:
+        values = values_of(dtype).reshape(3, 1)
+        reply = oip_rest.encode(answer_of({"y": (dtype, values)}), JSON_WANTED)
+        assert reply.status == 200 and reply.headers == [(b"content-type", b"application/json")]
+        (output,) = split_answer(reply)[0]["outputs"]
+        assert (output["datatype"], output["shape"]) == (dtype.name, [3, 1])
+        again, _ = decode(body(tensor(datatype=dtype.name, shape=[3, 1], data=output["data"])))
+        assert same(again.inputs["x"], values)
+
+    @pytest.mark.parametrize("dtype", dtypes.ALL, ids=dtype_id)
+    def test_every_type_as_binary(self, dtype: DType) -> None:
+        values = values_of(dtype)
+        reply = oip_rest.encode(answer_of({"y": (dtype, values)}), BINARY_WANTED)
+        value, raw = split_answer(reply)
+        assert dict(reply.headers)[b"content-type"] == b"application/octet-stream"
+        assert value["outputs"][0]["parameters"] == {"binary_data_size": len(raw)}
+        assert same(oip.from_raw("y", "m", dtype, (3,), raw), values)
+
+    def test_json_and_binary_outputs_may_be_mixed(self) -> None:
+        one = (dtypes.UINT8, np.array([1], np.uint8))
+        two = (dtypes.UINT8, np.array([2], np.uint8))
+        answer = answer_of({"a": one, "b": two, "c": one})
+        value, raw = split_answer(oip_rest.encode(answer, oip_rest.Wants({"b": False}, True)))
+        assert [("data" in o) for o in value["outputs"]] == [False, True, False] and raw == b"\x01\x01"
+
+    def test_a_binary_output_of_no_bytes_needs_no_header(self) -> None:
+        reply = oip_rest.encode(answer_of({"y": (dtypes.FP32, np.empty((0, 2), np.float32))}), BINARY_WANTED)
+        assert reply.headers == [(b"content-type", b"application/json")]
+        assert json.loads(reply.body)["outputs"][0] == {
+            "name": "y", "datatype": "FP32", "shape": [0, 2], "parameters": {"binary_data_size": 0},
+        }  # fmt: skip
+
+    def test_no_elements_as_json(self) -> None:
+        for dtype in IN_JSON:
+            reply = oip_rest.encode(answer_of({"y": (dtype, np.empty((2, 0), dtype.numpy))}), JSON_WANTED)
+            assert json.loads(reply.body)["outputs"][0]["data"] == []
+
+    def test_a_scalar_is_a_list_of_one(self) -> None:
+        reply = oip_rest.encode(answer_of({"y": (dtypes.FP32, np.array(1.5, np.float32))}), JSON_WANTED)
+        assert json.loads(reply.body)["outputs"][0]["data"] == [1.5]
+        assert json.loads(reply.body)["outputs"][0]["shape"] == []
+
+    def test_slices_of_a_batch_are_written_in_row_major_order(self) -> None:
+        array = np.arange(12, dtype=np.int64).reshape(3, 4)[:, ::2].T
+        for wants, read in ((JSON_WANTED, lambda v, r: v["outputs"][0]["data"]), (BINARY_WANTED, _int64)):
+            assert read(*split_answer(oip_rest.encode(answer_of({"y": (dtypes.INT64, array)}), wants))) == [
+                0, 4, 8, 2, 6, 10,
+            ]  # fmt: skip
+
+    def test_nan_and_infinity_are_bare(self) -> None:
+        reply = oip_rest.encode(answer_of({"y": (dtypes.FP32, np.array([np.nan, -np.inf], np.float32))}), JSON_WANTED)
+        assert b'"data":[NaN,-Infinity]' in reply.body
+
+    def test_text_is_not_escaped_beyond_need(self) -> None:
+        texts = np.array(['é"\n'.encode()], dtype=object)
+        assert '["é\\"\\n"]'.encode() in oip_rest.encode(answer_of({"y": (dtypes.BYTES, texts)}), JSON_WANTED).body
+
+    def test_bytes_that_are_no_text_need_the_binary_form(self) -> None:
+        answer = answer_of({"y": (dtypes.BYTES, np.array([b"\xff"], dtype=object))})
+        assert "ask for it with binary_data" in refused(lambda: oip_rest.encode(answer, JSON_WANTED))
+        assert split_answer(oip_rest.encode(answer, BINARY_WANTED))[1] == b"\x01\x00\x00\x00\xff"
+
+    @pytest.mark.parametrize("dtype", [dtypes.FP16, dtypes.BF16], ids=dtype_id)
+    def test_half_floats_need_the_binary_form(self, dtype: DType) -> None:
+        answer = answer_of({"y": (dtype, np.ones(1, dtype.numpy))})
+        assert refused(lambda: oip_rest.encode(answer, JSON_WANTED)) == (
+            f"sending {dtype.name} data via JSON is not supported. Please use the binary data format for output y"
+        )
+
+
+def _int64(_value: Any, raw: bytes) -> Any:
+    return np.frombuffer(raw, np.int64).tolist()

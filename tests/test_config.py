@@ -1,0 +1,184 @@
+"""Settings from flags, environment and file: who wins, and how a mistake is told."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.config import ConfigError, Settings, load
+
+# For each setting: how it is written in the environment, and what that means; never the default.
+SAMPLES: dict[str, tuple[str, Any]] = {
+    "paths": (os.pathsep.join(["models", "/srv/more"]), (Path("models"), Path("/srv/more"))),
+    "model_name": ("digits", "digits"),
+    "server_name": ("edge-7", "edge-7"),
+    "host": ("0.0.0.0", "0.0.0.0"),
+    "http_port": ("9000", 9000),
+    "grpc_port": ("9001", 9001),
+    "http_max_input_size": ("1024", 1024),
+    "http_max_connections": ("5", 5),
+    "grpc_max_message_size": ("1024", 1024),
+    "watch": ("false", False),
+    "settle_s": ("0.25", 0.25),
+    "poll_s": ("30", 30.0),
+    "stop_grace_s": ("2.5", 2.5),
+    "drain_limit_s": ("5", 5.0),
+    "log_format": ("json", "json"),
+    "log_level": ("debug", "debug"),
+}
+
+
+def written(path: Path, text: str) -> Path:
+    file = path / "serving.yaml"
+    file.write_text(text)
+    return file
+
+
+def refusal(*args: Any) -> str:
+    with pytest.raises(ConfigError) as error:
+        load(*args)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+# Sources
+
+
+def test_defaults() -> None:
+    settings = load({}, {})
+    assert settings == Settings()
+    assert (settings.host, settings.http_port, settings.grpc_port) == ("127.0.0.1", 8000, 8001)
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_can_be_given_in_the_environment(name: str) -> None:
+    text, meaning = SAMPLES[name]
+    settings = load({}, {f"SERVING_{name.upper()}": text})
+    assert getattr(settings, name) == meaning != getattr(Settings(), name)
+    assert settings.model_fields_set == {name}
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_can_be_given_as_flag_or_in_the_file(name: str, tmp_path: Path) -> None:
+    text, meaning = SAMPLES[name]
+    assert getattr(load({name: meaning}, {}), name) == meaning
+    in_yaml = "[models, /srv/more]" if name == "paths" else text
+    assert getattr(load({}, {}, written(tmp_path, f"{name}: {in_yaml}")), name) == meaning
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "file", "port"),
+    [
+        ({"http_port": 1}, {"SERVING_HTTP_PORT": "2"}, "http_port: 3", 1),
+        ({}, {"SERVING_HTTP_PORT": "2"}, "http_port: 3", 2),
+        ({"http_port": None}, {"SERVING_HTTP_PORT": "2"}, "http_port: 3", 2),  # a flag that was not given
+        ({}, {}, "http_port: 3", 3),
+        ({}, {}, "", 8000),
+        ({"http_port": 0}, {"SERVING_HTTP_PORT": "2"}, "", 0),  # a flag that was given, and is false
+    ],
+)
+def test_flags_win_over_environment_over_file_over_defaults(
+    flags: dict[str, Any], env: dict[str, str], file: str, port: int, tmp_path: Path
+) -> None:
+    assert load(flags, env, written(tmp_path, file)).http_port == port
+
+
+def test_each_setting_comes_from_the_strongest_source_that_has_it(tmp_path: Path) -> None:
+    file = written(tmp_path, "http_port: 3\ngrpc_port: 3\nhost: file\nwatch: false")
+    settings = load({"http_port": 1}, {"SERVING_GRPC_PORT": "2", "SERVING_HTTP_PORT": "2"}, file)
+    assert (settings.http_port, settings.grpc_port, settings.host, settings.watch) == (1, 2, "file", False)
+
+
+@pytest.mark.parametrize("key", ["PATH", "SERVING_SERVICE_HOST", "SERVING_PORT_8000_TCP", "serving_http_port", "PORT"])
+def test_variables_of_other_software_are_ignored(key: str) -> None:
+    assert load({}, {key: "tcp://10.0.0.1:80"}) == Settings()
+
+
+@pytest.mark.parametrize("text", ["", os.pathsep])
+def test_no_path_in_the_environment_is_not_the_working_directory(text: str) -> None:
+    assert load({}, {"SERVING_PATHS": text}).paths == ()
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n"])
+def test_an_empty_file_sets_nothing(text: str, tmp_path: Path) -> None:
+    assert load({}, {}, written(tmp_path, text)) == Settings()
+
+
+# Mistakes
+
+
+def test_an_unknown_key_in_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path, "htpp_port: 8000")
+    assert refusal({}, {}, file) == f"{file}: unknown key 'htpp_port'; did you mean 'http_port'?"
+
+
+def test_an_unknown_key_like_no_other(tmp_path: Path) -> None:
+    said = refusal({}, {}, written(tmp_path, "colour: blue"))
+    assert said.endswith(f"unknown key 'colour'; valid keys are {', '.join(Settings.model_fields)}")
+
+
+def test_an_unknown_flag() -> None:
+    assert refusal({"prot": 1}, {}).startswith("command line: unknown key 'prot'")
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "file", "source"),
+    [
+        ({"http_port": 70000}, {}, "", "command line"),
+        ({}, {"SERVING_HTTP_PORT": "70000"}, "", "environment (SERVING_...)"),
+        ({}, {}, "http_port: 70000", "{file}"),
+        ({"http_port": 1}, {}, "http_port: 70000", "{file}"),  # wrong, though it would not count
+    ],
+)
+def test_a_bad_value_is_told_with_its_source(
+    flags: dict[str, Any], env: dict[str, str], file: str, source: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, file)
+    said = refusal(flags, env, path)
+    where = source.format(file=path)
+    assert said.startswith(f"{where}: 'http_port': input should be less than or equal to 65535, got ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("http_port", "-1"),
+        ("http_port", "eighty"),
+        ("http_port", ""),
+        ("grpc_max_message_size", str(2**31)),
+        ("http_max_connections", "0"),
+        ("settle_s", "2.1"),
+        ("settle_s", "nan"),
+        ("poll_s", "0"),
+        ("stop_grace_s", "-1"),
+        ("drain_limit_s", "nan"),
+        ("watch", "perhaps"),
+        ("log_format", "xml"),
+        ("log_level", "loud"),
+    ],
+)
+def test_values_that_cannot_be(name: str, text: str) -> None:
+    assert refusal({}, {f"SERVING_{name.upper()}": text}).startswith(f"environment (SERVING_...): '{name}': ")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"- http_port", "expected keys and values, got list"),
+        (b"http_port: [", "not valid YAML: "),
+        (b"\xff\xfe\xfa", "not valid YAML: "),
+        (b"since: 2020-13-45", "not valid YAML: "),
+        (b"1: 2", "'1': keys should be strings"),
+    ],
+)
+def test_a_file_that_cannot_be_understood(content: bytes, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "serving.yaml"
+    file.write_bytes(content)
+    assert refusal({}, {}, file).startswith(f"{file}: {told}")
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    assert refusal({}, {}, tmp_path / "none.yaml") == f"{tmp_path}/none.yaml: No such file or directory"
+    assert refusal({}, {}, tmp_path) == f"{tmp_path}: Is a directory"

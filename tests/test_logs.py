@@ -1,0 +1,96 @@
+"""What log lines look like, and whose are shown."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from serving.logs import configure
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    """Puts the loggers back, pytest's own handlers included."""
+    root, ours = logging.getLogger(), logging.getLogger("serving")
+    before = (root.handlers[:], root.level, ours.level)
+    root.handlers = []
+    yield
+    root.handlers, root.level = before[:2]
+    ours.setLevel(before[2])
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    out, err = capsys.readouterr()
+    assert out == ""
+    return err.splitlines()
+
+
+def test_lines_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("human", "info")
+    logging.getLogger("serving.repository").info("%s is %s", "m/1", "READY")
+    (line,) = lines(capsys)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d INFO    m/1 is READY", line)
+
+
+def test_lines_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("json", "info")
+    logging.getLogger("serving.repository").warning("odd: %s", 'Zürich "模型"\nsecond line')
+    (line,) = lines(capsys)
+    entry = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry.pop("time"))
+    assert entry == {
+        "level": "warning",
+        "logger": "serving.repository",
+        "message": 'odd: Zürich "模型"\nsecond line',
+    }
+
+
+@pytest.mark.parametrize("form", ["human", "json"])
+def test_a_trace_comes_along(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(form, "info")
+    try:
+        raise KeyError("missing")
+    except KeyError:
+        logging.getLogger("serving").exception("a bug")
+    printed = lines(capsys)
+    if form == "json":
+        entry = json.loads(printed[0])
+        assert len(printed) == 1
+        assert entry["message"] == "a bug" and entry["level"] == "error"
+        printed = entry["exception"].splitlines()
+    assert any(line.startswith("Traceback") for line in printed)
+    assert printed[-1] == "KeyError: 'missing'"
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_our_own_lines_are_shown_from_the_level_asked_for(
+    level: str, shown: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("json", level)
+    for each in ("debug", "info", "warning", "error"):
+        logging.getLogger("serving.batching").log(logging.getLevelNamesMapping()[each.upper()], "text")
+    assert [json.loads(line)["level"] for line in lines(capsys)] == shown
+
+
+def test_libraries_are_heard_from_warnings_on(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("json", "debug")
+    logging.getLogger("some.library").info("chatter")
+    logging.getLogger("some.library").warning("trouble")
+    assert [json.loads(line)["message"] for line in lines(capsys)] == ["trouble"]
+
+
+def test_the_last_configuration_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("json", "info")
+    configure("human", "info")
+    logging.getLogger("serving").info("once")
+    assert len(lines(capsys)) == 1

@@ -1,0 +1,272 @@
+"""The gRPC listener: calls as they come over a socket, as bytes."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from serving.core.errors import ErrorKind, ServingError, invalid
+from serving.protocols import messages as m
+from serving.protocols import oip
+from serving.protocols.oip_grpc import Call, OipGrpc
+from serving.protocols.status import Family, grpc_status
+from serving.transport.grpc import GrpcLimits, GrpcListener
+
+from tests import models
+from tests.protocols.build import serving_engine
+from tests.transport.raw import on_loop, until
+
+Code = grpc.StatusCode
+
+
+class Answerer:
+    """A service whose one method does what a test sets it to."""
+
+    service = "test.Service"
+    family = Family.OIP
+
+    def __init__(self) -> None:
+        self.methods = {"Ask": self.ask}
+        self.calls: list[Call] = []
+        self.opened = asyncio.Event()
+        self.opened.set()
+        self.error: Exception | None = None
+        self.cancelled = 0
+
+    async def ask(self, data: bytes, call: Call) -> bytes:
+        self.calls.append(call)
+        if self.error is not None:
+            raise self.error
+        try:
+            await self.opened.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return data + b"!"
+
+
+class Caller:
+    def __init__(self, listener: GrpcListener, port: int) -> None:
+        self.listener = listener
+        self.port = port
+        self._channel = grpc.aio.insecure_channel(
+            f"127.0.0.1:{port}",
+            options=[("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)],
+        )
+
+    def start(self, data: bytes, method: str = "/test.Service/Ask", **more: Any) -> Any:
+        return self._channel.unary_unary(method)(data, **more)
+
+    async def ask(self, data: bytes, method: str = "/test.Service/Ask", **more: Any) -> bytes:
+        answer: bytes = await self.start(data, method, **more)
+        return answer
+
+    async def refused(self, data: bytes, method: str = "/test.Service/Ask", **more: Any) -> tuple[Code, str]:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await self.ask(data, method, **more)
+        return caught.value.code(), caught.value.details() or ""
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+@asynccontextmanager
+async def listening(service: Any, **limits: Any) -> AsyncIterator[Caller]:
+    listener = GrpcListener([service], GrpcLimits(**limits))
+    caller = Caller(listener, await listener.listen("127.0.0.1", 0))
+    try:
+        yield caller
+    finally:
+        await caller.close()
+        await listener.stop(0.0)
+
+
+class TestCalls:
+    @on_loop
+    async def test_bytes_in_and_bytes_out(self) -> None:
+        async with listening(Answerer()) as caller:
+            assert await caller.ask(b"") == b"!"
+            assert await caller.ask(b"\xff" * 10_000_000) == b"\xff" * 10_000_000 + b"!"  # beyond gRPC's own 4 MB
+
+    @pytest.mark.parametrize("method", ["/test.Service/Other", "/test.Other/Ask", "/", "/a/b/c"])
+    @on_loop
+    async def test_unknown_methods(self, method: str) -> None:
+        async with listening(Answerer()) as caller:
+            assert (await caller.refused(b"", method))[0] is Code.UNIMPLEMENTED
+
+    @on_loop
+    async def test_messages_that_are_too_large(self) -> None:
+        async with listening(Answerer(), max_message_bytes=1000) as caller:
+            assert await caller.ask(bytes(1000))
+            assert (await caller.refused(bytes(1001)))[0] is Code.RESOURCE_EXHAUSTED
+            assert await caller.ask(b"next") == b"next!"
+
+    @on_loop
+    async def test_a_method_knows_how_long_its_caller_waits(self) -> None:
+        service = Answerer()
+        async with listening(service) as caller:
+            before = time.monotonic()
+            await caller.ask(b"")
+            await caller.ask(b"", timeout=100)
+            without, deadline = service.calls
+            assert without.deadline is None
+            assert deadline.deadline is not None and before + 90 < deadline.deadline < time.monotonic() + 110
+
+    @on_loop
+    async def test_a_deadline_that_has_passed(self) -> None:
+        service = Answerer()
+        service.opened.clear()
+        async with listening(service) as caller:
+            assert (await caller.refused(b"", timeout=-1))[0] is Code.DEADLINE_EXCEEDED
+            assert (await caller.refused(b"", timeout=0.1))[0] is Code.DEADLINE_EXCEEDED
+            await until(lambda: service.cancelled == len(service.calls))
+
+    @on_loop
+    async def test_the_work_of_a_caller_that_gives_up_is_cancelled(self) -> None:
+        service = Answerer()
+        service.opened.clear()
+        async with listening(service) as caller:
+            call = caller.start(b"")
+            await until(lambda: len(service.calls) == 1)
+            call.cancel()
+            await until(lambda: service.cancelled == 1)
+
+
+class TestErrors:
+    @pytest.mark.parametrize("kind", ErrorKind)
+    @on_loop
+    async def test_every_kind_has_its_code(self, kind: ErrorKind) -> None:
+        service = Answerer()
+        service.error = ServingError(kind, "what is wrong")
+        async with listening(service) as caller:
+            assert await caller.refused(b"") == (grpc_status(kind, Family.OIP), "what is wrong")
+
+    @pytest.mark.parametrize("text", ["x" * 100_000, "ü" * 100_000, "\U0001f600" * 100_000, "line\n" * 50_000, "\x00%"])
+    @on_loop
+    async def test_a_message_of_any_text_arrives(self, text: str) -> None:
+        """It travels in a header, percent-encoded: a client takes 8 KB of it all in all."""
+        service = Answerer()
+        service.error = invalid(text)
+        async with listening(service) as caller:
+            code, details = await caller.refused(b"")
+            assert code is Code.INVALID_ARGUMENT
+            assert text.startswith(details.removesuffix("...")) and details
+
+    @on_loop
+    async def test_what_nobody_foresaw_is_told_to_the_log_and_not_to_the_client(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        service = Answerer()
+        service.error = KeyError("the secret")
+        async with listening(service) as caller:
+            code, details = await caller.refused(b"")
+        assert code is Code.INTERNAL and "secret" not in details and "KeyError" not in details
+        assert "KeyError: 'the secret'" in caplog.text
+
+
+class TestListening:
+    @on_loop
+    async def test_a_port_that_is_taken(self) -> None:
+        async with listening(Answerer()) as caller:
+            other = GrpcListener([Answerer()], GrpcLimits())
+            with pytest.raises(OSError, match="in use"):
+                await other.listen("127.0.0.1", caller.port)
+            await other.stop(0.0)
+
+    @on_loop
+    async def test_a_port_that_another_program_has(self) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            listener = GrpcListener([Answerer()], GrpcLimits())
+            with pytest.raises(OSError, match="in use"):
+                await listener.listen("127.0.0.1", taken.getsockname()[1])
+            await listener.stop(0.0)
+
+    @on_loop
+    async def test_a_host_that_is_not_of_this_machine(self) -> None:
+        listener = GrpcListener([Answerer()], GrpcLimits())
+        with pytest.raises(OSError):  # noqa: PT011  (the texts of systems differ)
+            await listener.listen("192.0.2.1", 0)
+        await listener.stop(0.0)
+
+
+class TestStop:
+    @on_loop
+    async def test_what_was_begun_is_answered(self) -> None:
+        service = Answerer()
+        service.opened.clear()
+        async with listening(service) as caller:
+            call = asyncio.ensure_future(caller.ask(b"begun"))
+            await until(lambda: len(service.calls) == 1)
+            stopping = asyncio.create_task(caller.listener.stop(10.0))
+            await asyncio.sleep(0.05)
+            service.opened.set()
+            assert await call == b"begun!"
+            await stopping
+            assert (await caller.refused(b""))[0] is Code.UNAVAILABLE
+
+    @on_loop
+    async def test_what_takes_too_long_is_cut_off(self) -> None:
+        service = Answerer()
+        service.opened.clear()
+        async with listening(service) as caller:
+            call = asyncio.ensure_future(caller.refused(b"begun"))
+            await until(lambda: len(service.calls) == 1)
+            await caller.listener.stop(0.1)
+            assert (await call)[0] in (Code.UNAVAILABLE, Code.CANCELLED)
+            await until(lambda: service.cancelled == 1)
+
+
+class TestOpenInference:
+    """The real service with a real model."""
+
+    @asynccontextmanager
+    async def serving(self, tmp_path: Path) -> AsyncIterator[Caller]:
+        models.save(models.identity(), tmp_path / "copy" / "2" / "model.onnx")
+        async with serving_engine(tmp_path) as (engine, control):
+            async with listening(OipGrpc(engine, control, oip.ServerIdentity("s", "0"))) as caller:
+                yield caller
+
+    @on_loop
+    async def test_from_the_socket_to_the_model_and_back(self, tmp_path: Path) -> None:
+        request = m.ModelInferRequest(model_name="copy", raw_input_contents=[bytes(range(16))])
+        request.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+        async with self.serving(tmp_path) as caller:
+            answer = await caller.ask(request.SerializeToString(), "/inference.GRPCInferenceService/ModelInfer")
+            assert m.ModelInferResponse.FromString(answer).raw_output_contents == [bytes(range(16))]
+
+    @pytest.mark.parametrize(
+        "method", ["ModelInfer", "ModelReady", "ModelMetadata", "RepositoryIndex", "RepositoryModelLoad"]
+    )
+    @on_loop
+    async def test_broken_bytes(self, method: str, tmp_path: Path) -> None:
+        async with self.serving(tmp_path) as caller:
+            code, details = await caller.refused(b"\xff\xff", f"/inference.GRPCInferenceService/{method}")
+            assert code is Code.INVALID_ARGUMENT and "is not a valid inference." in details
+
+    @pytest.mark.parametrize(
+        ("name", "version", "code", "text"),
+        [
+            ("no", "", Code.NOT_FOUND, "Request for unknown model: 'no' is not found"),
+            ("copy", "1", Code.NOT_FOUND, "Request for unknown model: 'copy' version 1 is not found"),
+            ("copy", "x", Code.INVALID_ARGUMENT, "failed to get model version"),
+            ("../copy", "", Code.NOT_FOUND, "Request for unknown model"),
+            ("ü" * 5000, "", Code.NOT_FOUND, "Request for unknown model"),
+        ],
+    )
+    @on_loop
+    async def test_refusals(self, name: str, version: str, code: Code, text: str, tmp_path: Path) -> None:
+        infer = m.ModelInferRequest(model_name=name, model_version=version)
+        metadata = m.ModelMetadataRequest(name=name, version=version)
+        async with self.serving(tmp_path) as caller:
+            for method, request in (("ModelInfer", infer), ("ModelMetadata", metadata)):
+                refused = await caller.refused(request.SerializeToString(), f"/inference.GRPCInferenceService/{method}")
+                assert refused[0] is code and text in refused[1]
