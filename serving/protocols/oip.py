@@ -137,7 +137,7 @@ def datatype(name: str, text: Any) -> DType:
     return found
 
 
-def check_shape(name: str, shape: tuple[int, ...]) -> None:
+def check_shape(name: str, model: str, shape: tuple[int, ...]) -> None:
     """Refuses shapes that no tensor can have, also where a zero among the dimensions hides the others.
 
     Raises:
@@ -148,7 +148,9 @@ def check_shape(name: str, shape: tuple[int, ...]) -> None:
     size = 1
     for d in shape:
         if d < 0:
-            raise invalid(f"unexpected shape for input '{name}': dimensions are integers >= 0, got {list(shape)}")
+            raise invalid(
+                f"unexpected shape for input '{name}' for model '{model}': dimensions are integers >= 0, got {list(shape)}"
+            )
         size *= max(d, 1)
     if size * 8 > MAX_INT64:
         raise invalid(

@@ -133,7 +133,7 @@ def decode(message: Any, call: Call) -> tuple[InferRequest, None]:
         name = tensor.name
         dtype = oip.datatype(name, tensor.datatype)
         shape = tuple(tensor.shape)
-        oip.check_shape(name, shape)
+        oip.check_shape(name, model, shape)
         if "shared_memory_region" in tensor.parameters:
             raise ServingError(ErrorKind.UNSUPPORTED, f"input '{name}': shared memory is not supported")
         if not raw:

@@ -159,7 +159,7 @@ def decode(model: str, version: str | None, body: bytes, header_length: bytes | 
         if type(name) is not str:
             raise _absent_or_wrong("name", entry, "a string")
         dtype = oip.datatype(name, entry.get("datatype"))
-        shape = _shape(name, entry)
+        shape = _shape(name, model, entry)
         raw_size = _binary_size(name, entry)
         if raw_size is None:
             array = jsonio.to_array(name, dtype, shape, entry["data"], may_hold_bools)
@@ -200,7 +200,7 @@ def _absent_or_wrong(key: str, where: dict[str, Any], expected: str) -> ServingE
     return invalid(f"Unable to parse '{key}': expected {expected}, got {describe(where[key])}")
 
 
-def _shape(name: str, entry: dict[str, Any]) -> tuple[int, ...]:
+def _shape(name: str, model: str, entry: dict[str, Any]) -> tuple[int, ...]:
     shape = entry.get("shape")
     if type(shape) is not list:
         raise _absent_or_wrong("shape", entry, "an array of integers >= 0")
@@ -214,7 +214,7 @@ def _shape(name: str, entry: dict[str, Any]) -> tuple[int, ...]:
             raise invalid(
                 f"the shape of input '{name}' causes total element count to exceed maximum size of {oip.MAX_INT64}"
             )
-    oip.check_shape(name, tuple(shape))
+    oip.check_shape(name, model, tuple(shape))
     return tuple(shape)
 
 
