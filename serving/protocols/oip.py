@@ -149,7 +149,7 @@ def check_shape(name: str, model: str, shape: tuple[int, ...]) -> None:
     for d in shape:
         if d < 0:
             raise invalid(
-                f"unexpected shape for input '{name}' for model '{model}': dimensions are integers >= 0, got {list(shape)}"
+                f"unexpected shape for input '{name}' for model '{model}': dimensions must be >= 0, got {list(shape)}"
             )
         size *= max(d, 1)
     if size * 8 > MAX_INT64:

@@ -575,7 +575,7 @@ def _strings(data: bytes) -> Any:
         (lambda: _raw(15), "input byte size mismatch for input 'x' for model 'versions'. Expected 16, got 15"),
         (lambda: _raw(16, "FLOAT"), "invalid datatype for input x"),
         (lambda: _raw(0, shape=(-1, 4)), "unexpected shape for input 'x' for model 'versions'"),
-        (lambda: _raw(16, shape=(2**40, 2**40)), "the shape of input 'x' causes total element count to exceed maximum size"),
+        (lambda: _raw(16, shape=(2**40, 2**40)), "input 'x' causes total element count to exceed maximum size"),
         (lambda: _strings(b"\0\0\0"), "incomplete string length indicator for inference input 'x'"),
         (lambda: _strings(b"\x14\0\0\0ab"), "incomplete string data for inference input 'x'"),
         (lambda: _strings(bytes(8)), "expected 3 string elements for inference input 'x', got 2"),

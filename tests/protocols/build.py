@@ -13,7 +13,7 @@ import pytest
 from serving.core import dtypes
 from serving.core.errors import ErrorKind, ServingError
 from serving.core.metrics import Metrics
-from serving.core.types import InferResponse, Signature, TensorSpec
+from serving.core.types import InferRequest, InferResponse, Signature, TensorSpec
 from serving.engine import Engine
 from serving.protocols import messages as m
 from serving.protocols import oip_grpc, oip_rest
@@ -69,13 +69,13 @@ def body(*inputs: object, **top: Any) -> bytes:
 
 def decode(
     data: bytes, header_length: int | bytes | None = None, version: str | None = None
-) -> tuple[oip_rest.InferRequest, oip_rest.Wants]:
+) -> tuple[InferRequest, oip_rest.Wants]:
     if isinstance(header_length, int):
         header_length = b"%d" % header_length
     return oip_rest.decode("m", version, data, header_length)
 
 
-def decode_binary(*inputs: tuple[dict[str, Any], bytes], **top: Any) -> tuple[oip_rest.InferRequest, oip_rest.Wants]:
+def decode_binary(*inputs: tuple[dict[str, Any], bytes], **top: Any) -> tuple[InferRequest, oip_rest.Wants]:
     """Decodes a request whose inputs come as raw bytes, each of the size that it claims."""
     entries = [{**entry, "parameters": {"binary_data_size": len(raw)}} for entry, raw in inputs]
     header = body(*entries, **top)
@@ -106,7 +106,7 @@ def message(raw: list[bytes] | None = None, **fields: Any) -> Any:
     return m.ModelInferRequest(model_name="m", raw_input_contents=raw or [], **fields)
 
 
-def read(request: Any, deadline: float | None = None) -> oip_grpc.InferRequest:
+def read(request: Any, deadline: float | None = None) -> InferRequest:
     return oip_grpc.decode(request, oip_grpc.Call(deadline))[0]
 
 
@@ -132,7 +132,7 @@ def same(actual: np.ndarray, expected: np.ndarray) -> bool:
     if actual.dtype != expected.dtype or actual.shape != expected.shape:
         return False
     if actual.dtype == object:
-        return actual.tolist() == expected.tolist()
+        return bool(actual.tolist() == expected.tolist())
     return actual.tobytes() == expected.tobytes()
 
 

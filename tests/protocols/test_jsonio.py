@@ -207,7 +207,6 @@ class TestToArray:
     ) -> None:
         try:
             array = jsonio.to_array("x", dtype, tuple(shape), data, True)
-        except ServingError as error:
-            assert error.message
-        else:
-            assert array.shape == tuple(shape) and array.dtype == dtype.numpy
+        except ServingError:
+            return
+        assert array.shape == tuple(shape) and array.dtype == dtype.numpy

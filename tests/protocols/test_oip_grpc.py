@@ -46,7 +46,7 @@ FIELDS = {
 WITH_FIELD = tuple(dtypes.BY_NAME[name] for name in FIELDS)
 
 
-def tensor(name: str = "x", datatype: str = "FP32", shape: Any = (1, 2), **contents: Any) -> Any:
+def tensor(name: Any = "x", datatype: Any = "FP32", shape: Any = (1, 2), **contents: Any) -> Any:
     made = m.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=shape)
     if contents:
         made.contents.SetInParent()
@@ -352,7 +352,7 @@ class TestMethods:
 
     @pytest.mark.parametrize("data", [b"\xff", b"\x0a\x05ab", b"\x0a\x01\xff", b"\x12" * 3])
     def test_broken_bytes_are_refused(self, tmp_path: Path, data: bytes) -> None:
-        with pytest.raises(ServingError, match="is not a valid inference.ModelInferRequest message") as caught:
+        with pytest.raises(ServingError, match=r"is not a valid inference\.ModelInferRequest message") as caught:
             self.call(tmp_path, "ModelInfer", data, m.ModelInferResponse)
         assert caught.value.kind is ErrorKind.INVALID
 

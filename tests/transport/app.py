@@ -10,7 +10,6 @@ from serving.engine import Engine
 from serving.protocols import examples, oip
 from serving.protocols.oip_rest import OipRest
 from serving.transport.app import HttpApp
-
 from tests.protocols.build import serving_engine
 from tests.transport.raw import Answer, Listening, listening, request
 

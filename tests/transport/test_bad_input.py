@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from serving.protocols import messages as m
-
 from tests import models
 from tests.e2e.server import LIMIT_S, Server
 from tests.protocols.build import NESTED, body, tensor
@@ -42,7 +41,7 @@ class Target:
 
     def call(self, data: bytes, method: str = "ModelInfer") -> tuple[grpc.StatusCode, str]:
         try:
-            self.channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(data, timeout=LIMIT_S)
+            self.channel.unary_unary(f"/inference.GRPCInferenceService/{method}", None, None)(data, timeout=LIMIT_S)
         except grpc.RpcError as error:
             return error.code(), error.details() or ""
         return grpc.StatusCode.OK, ""

@@ -1,6 +1,5 @@
 """What a client can make the server hold, and for how long."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,10 +12,9 @@ TLS_HELLO = bytes.fromhex("16030100c2010000be0303") + bytes(range(200))
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks for overdue connections more often than once a second, so that no test waits for it."""
     monkeypatch.setattr(http, "_SWEEP_S", 0.02)
-    yield
 
 
 class TestHeader:

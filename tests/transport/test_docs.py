@@ -10,7 +10,6 @@ from urllib.parse import quote
 import pytest
 
 from serving.transport import openapi
-
 from tests import models
 from tests.transport.app import site
 from tests.transport.raw import on_loop
@@ -47,7 +46,7 @@ def test_the_page_needs_nothing_from_outside() -> None:
     text = openapi.docs_page()
     assert len(text.encode()) < 20_000
     assert re.findall(r"\w+://|[\"'(=]//\w", text) == []
-    assert "@import" not in text and "url(" not in text and "import(" not in text
+    assert not re.search(r"@import|\b(url|import)\(", text)
     page = Page(text)
     assert page.references == ["data:,", "openapi.json"]
     assert not {"iframe", "img", "object", "embed", "form"} & set(page.tags)
@@ -163,7 +162,7 @@ class TestDocument:
                         answer = await it.ask(method.upper(), url, data)
                         assert answer.status == 200, (url, answer.body)
                         tried += 1
-        assert tried >= 15
+        assert tried > 10
 
     @on_loop
     async def test_follows_what_is_loaded(self, repository: Path) -> None:

@@ -15,10 +15,9 @@ import pytest
 from serving.core.errors import ErrorKind, ServingError, invalid
 from serving.protocols import messages as m
 from serving.protocols import oip
-from serving.protocols.oip_grpc import Call, OipGrpc
+from serving.protocols.oip_grpc import Call, Method, OipGrpc
 from serving.protocols.status import Family, grpc_status
 from serving.transport.grpc import GrpcLimits, GrpcListener
-
 from tests import models
 from tests.protocols.build import serving_engine
 from tests.transport.raw import on_loop, until
@@ -33,7 +32,7 @@ class Answerer:
     family = Family.OIP
 
     def __init__(self) -> None:
-        self.methods = {"Ask": self.ask}
+        self.methods: dict[str, Method] = {"Ask": self.ask}
         self.calls: list[Call] = []
         self.opened = asyncio.Event()
         self.opened.set()
@@ -62,7 +61,7 @@ class Caller:
         )
 
     def start(self, data: bytes, method: str = "/test.Service/Ask", **more: Any) -> Any:
-        return self._channel.unary_unary(method)(data, **more)
+        return self._channel.unary_unary(method, None, None)(data, **more)
 
     async def ask(self, data: bytes, method: str = "/test.Service/Ask", **more: Any) -> bytes:
         answer: bytes = await self.start(data, method, **more)
@@ -74,7 +73,7 @@ class Caller:
         return caught.value.code(), caught.value.details() or ""
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._channel.close(None)
 
 
 @asynccontextmanager
@@ -231,9 +230,11 @@ class TestOpenInference:
     @asynccontextmanager
     async def serving(self, tmp_path: Path) -> AsyncIterator[Caller]:
         models.save(models.identity(), tmp_path / "copy" / "2" / "model.onnx")
-        async with serving_engine(tmp_path) as (engine, control):
-            async with listening(OipGrpc(engine, control, oip.ServerIdentity("s", "0"))) as caller:
-                yield caller
+        async with (
+            serving_engine(tmp_path) as (engine, control),
+            listening(OipGrpc(engine, control, oip.ServerIdentity("s", "0"))) as caller,
+        ):
+            yield caller
 
     @on_loop
     async def test_from_the_socket_to_the_model_and_back(self, tmp_path: Path) -> None:
