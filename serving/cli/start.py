@@ -45,7 +45,8 @@ def announce(running: Running) -> None:
     """Prints what is served, each model with a request that works."""
     console = Console(soft_wrap=True, highlight=False)
     host = "127.0.0.1" if running.host in ("0.0.0.0", "::") else running.host
-    base = f"http://{f'[{host}]' if ':' in host else host}:{running.http_port}"
+    host = f"[{host}]" if ":" in host else host
+    base = f"http://{host}:{running.http_port}"
     console.print(
         f"[bold green]ready[/]  REST {base}   gRPC {host}:{running.grpc_port}   "
         f"documentation {base}/docs   metrics {base}/metrics"

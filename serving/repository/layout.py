@@ -80,9 +80,9 @@ def scan(path: Path, name: str | None = None, kind: Kind | None = None) -> dict[
         LayoutError: no such path, or it cannot be read, or `name` is given for a repository.
     """
     kind = kind or kind_of(path)
-    if not path.exists():
-        raise LayoutError(f"no such file or directory: '{path}'")
     try:
+        if not path.exists():
+            raise LayoutError(f"no such file or directory: '{path}'")
         if kind is Kind.FILE:
             return _single(path, name or path.stem)
         if kind is Kind.VERSION:
@@ -142,7 +142,12 @@ def _version(number: int, path: Path, spec_file: Path | None) -> FoundVersion | 
     changed_at = 0.0
     try:
         for entry in [path, *sorted(path.rglob("*")), *([spec_file] if spec_file else [])]:
-            info = entry.stat()
+            try:
+                info = entry.stat()
+            except OSError:
+                if entry.is_symlink():  # it leads nowhere, as an editor's lock does, so no model can need it
+                    continue
+                raise
             # ctime too: a copy that preserves times would otherwise look old while it is being written.
             changed_at = max(changed_at, info.st_mtime, info.st_ctime)
             if not S_ISDIR(info.st_mode):

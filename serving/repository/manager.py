@@ -403,8 +403,8 @@ class Manager:
     # Publishing
 
     def _publish(self) -> None:
-        models = {name: _catalog_model(m) for name, m in self._models.items() if not (m.gone and not m.live)}
-        index = tuple(entry for name in sorted(models) for entry in _index(self._models[name]))
+        models = {name: _catalog_model(m) for name, m in sorted(self._models.items()) if not (m.gone and not m.live)}
+        index = tuple(entry for name in models for entry in _index(self._models[name]))
         wanted = [m for m in self._models.values() if not m.kept_out and not m.gone and m.found.versions]
         self._publish_catalog(Catalog(MappingProxyType(models), index, all(m.live for m in wanted)))
 

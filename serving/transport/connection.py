@@ -80,7 +80,6 @@ class Connection(asyncio.Protocol):
         self._pending_bytes = 0  # received since the parser last gave us a line or a chunk: it holds them
         self._body_bytes = 0
         self._body_chunks = 0
-        self._body_missing = 0  # of a request that asks for another protocol, whose body the parser leaves to us
         self._unsent = 0
         self._continue_wanted = False
         self._reading: Exchange
@@ -115,23 +114,36 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:  # the client may still send; what it sends is dropped
             return
-        if self._body_missing:
-            self._take_body(data)
-            return
         if self._phase is Phase.IDLE:
             self._enter(Phase.HEADER)
             self._header_bytes = 0
         self._pending_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:  # answered as if it had not asked for another protocol
-            self._take_body(data[upgrade.args[0] :])
+        except httptools.HttpParserUpgrade as upgrade:
+            self._parse_plainly(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._reject(400, f"not a valid HTTP request: {error}")
         if self._phase is not Phase.IDLE and self._pending_bytes > self._limits.max_header_bytes + len(data):
             self._too_large_header()
         if self._refusal is not None:
             self._refuse(*self._refusal)
+
+    def _parse_plainly(self, rest: bytes) -> None:
+        """Parses a request that asks for another protocol again, as if it did not: httptools would drop its body."""
+        asked = self._reading
+        if asked.method == "CONNECT":
+            self._reject(400, "the request target is not a path")
+            return
+        lines = [b"%b %b HTTP/%b" % (asked.method.encode(), asked.target, asked.http_version.encode())]
+        lines += [b"%b: %b" % header for header in asked.headers if header[0] != b"upgrade"]
+        self._parser = httptools.HttpRequestParser(self)
+        try:
+            self._parser.feed_data(b"\r\n".join((*lines, b"", b"")) + rest)
+        except httptools.HttpParserUpgrade as upgrade:  # the next one in line
+            self._parse_plainly(rest[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._reject(400, f"not a valid HTTP request: {error}")
 
     def pause_writing(self) -> None:
         if self._writable is None:
@@ -163,16 +175,16 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         request, parser = self._reading, self._parser
-        self._enter(Phase.BODY)
         request.method = parser.get_method().decode("ascii")
         request.http_version = parser.get_http_version()
-        request.keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
+        if parser.should_upgrade():  # see _parse_plainly
+            return
+        self._enter(Phase.BODY)
+        request.keep_alive = parser.should_keep_alive()
         continues = False
         for name, value in request.headers:
             if name == b"content-length":
                 self._check_body(int(value))
-                if parser.should_upgrade():
-                    self._body_missing = int(value)
             elif name == b"expect" and value.lower() == b"100-continue":
                 continues = True
         if continues and self._refusal is None:
@@ -192,7 +204,7 @@ class Connection(asyncio.Protocol):
             self._reject(400, f"the body comes in more than {_MAX_CHUNKS} chunks")
 
     def on_message_complete(self) -> None:
-        if self._body_missing:
+        if self._parser.should_upgrade():
             return
         self._enter(Phase.IDLE)
         self._pending_bytes = 0
@@ -203,14 +215,6 @@ class Connection(asyncio.Protocol):
         self._answer_next()
         if len(self._waiting) == _MAX_PIPELINED:
             self.transport.pause_reading()
-
-    def _take_body(self, data: bytes) -> None:
-        if self._body_missing:
-            chunk = data[: self._body_missing]
-            self._body_missing -= len(chunk)
-            self.on_body(chunk)
-            if not self._body_missing:
-                self.on_message_complete()
 
     def _say_continue(self) -> None:
         """Answers to earlier requests come first."""

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 INT32_MAX = 2**31 - 1
 _LINGER_S = 0.5  # how long new calls are refused in words before the listener closes
 _FLUSH_S = 1.0
-_MAX_DETAILS = 1000  # characters of a status message: it travels in a header
+_MAX_DETAILS = 2000  # bytes of a status message: it travels in a header, each byte that is not ASCII as three
 
 
 class Service(Protocol):
@@ -98,6 +98,10 @@ class _Calls:
         self.refused = False
 
 
+def _short(text: str) -> str:
+    return text.encode("utf-8", "replace")[:_MAX_DETAILS].decode("utf-8", "ignore")
+
+
 def _try_to_bind(host: str, port: int) -> None:
     """Raises: OSError: with the system's reason."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -118,7 +122,7 @@ def _handler(method: Method, family: Family, calls: _Calls) -> Any:
             remaining = context.time_remaining()
             return await method(data, Call(None if remaining is None else time.monotonic() + remaining))
         except ServingError as error:
-            await context.abort(grpc_status(error.kind, family), error.message[:_MAX_DETAILS])
+            await context.abort(grpc_status(error.kind, family), _short(error.message))
             raise  # never reached: abort raises
         except grpc.aio.AbortError:
             raise

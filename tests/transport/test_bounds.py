@@ -226,7 +226,7 @@ class TestNonsense:
 class TestConnections:
     @on_loop
     async def test_that_are_too_many(self) -> None:
-        async with listening(echo, max_connections=3) as server:
+        async with listening(echo, max_connections=3, linger_s=0.1) as server:
             peers = [await server.connect() for _ in range(3)]
             await until(lambda: len(server.connections) == 3)
             refused = await server.connect()
@@ -262,7 +262,7 @@ class TestConnections:
     @on_loop
     async def test_that_are_refused_and_never_read(self) -> None:
         """What waits for such a client must not wait for ever."""
-        async with listening(_large, idle_timeout_s=0.2, header_timeout_s=0.2) as server:
+        async with listening(_large, idle_timeout_s=0.2, header_timeout_s=0.2, linger_s=0.1) as server:
             peer = await server.connect()
             peer.stop_reading()
             await peer.send(request() + b"nonsense\r\n\r\n")

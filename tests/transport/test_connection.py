@@ -178,6 +178,31 @@ class TestUpgrade:
             answer = await peer.answer()
             assert (answer.status, answer.json["path"], answer.json["body"]) == (200, "/a", "some body")
 
+    @pytest.mark.parametrize("size", [1000, 1])
+    @on_loop
+    async def test_with_a_chunked_body(self, size: int) -> None:
+        async with listening(echo) as server:
+            peer = await server.connect()
+            header = request("POST", "/a", "transfer-encoding: chunked", *self.HEADERS)
+            await peer.send_slowly(header + b"5\r\nsome \r\n4\r\nbody\r\n0\r\n\r\n", size)
+            answer = await peer.answer()
+            assert (answer.status, answer.json["path"], answer.json["body"]) == (200, "/a", "some body")
+
+    @on_loop
+    async def test_with_a_body_that_is_too_large(self) -> None:
+        async with listening(echo, max_body_bytes=5) as server:
+            answer = await server.ask(request("POST", "/a", *self.HEADERS, body=b"some body"))
+            assert answer.status == 400 and "exceeds the maximum allowed input size of 5" in answer.error
+
+    @on_loop
+    async def test_with_a_body_that_is_half_sent_by_a_client_that_goes_away(self) -> None:
+        async with listening(echo) as server:
+            peer = await server.connect()
+            await peer.send(request("POST", "/a", "content-length: 9", *self.HEADERS) + b"some")
+            await until(lambda: "body" in str(server.connections))
+            peer.close()
+            await until(lambda: not server.connections)
+
 
 class TestPipelining:
     @on_loop

@@ -154,9 +154,10 @@ class TestErrors:
         service = Answerer()
         service.error = invalid(text)
         async with listening(service) as caller:
-            code, details = await caller.refused(b"")
-            assert code is Code.INVALID_ARGUMENT
-            assert text.startswith(details.removesuffix("...")) and details
+            for _ in range(20):  # the more a client's limit is exceeded, the more of such answers it drops
+                code, details = await caller.refused(b"")
+                assert code is Code.INVALID_ARGUMENT
+                assert text.startswith(details.removesuffix("...")) and details
 
     @on_loop
     async def test_what_nobody_foresaw_is_told_to_the_log_and_not_to_the_client(
