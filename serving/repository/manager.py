@@ -9,7 +9,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,9 +21,10 @@ from serving.core.errors import ErrorKind, ServingError, invalid
 from serving.core.metrics import LiveVersion, Metrics
 from serving.core.spec import ModelSpec, SpecError, parse_spec
 from serving.repository import loading
-from serving.repository.catalog import Catalog, CatalogModel, IndexEntry
-from serving.repository.layout import Fingerprint, FoundModel, FoundVersion, Kind, LayoutError, kind_of, scan
-from serving.repository.policy import Held, is_settled, plan
+from serving.repository.catalog import Catalog
+from serving.repository.layout import FoundModel, Kind, LayoutError, kind_of, scan
+from serving.repository.model import Model
+from serving.repository.policy import Held, plan
 from serving.repository.version import State, Version
 
 log = logging.getLogger(__name__)
@@ -37,52 +39,6 @@ class Source:
 
     path: Path
     name: str | None = None
-
-
-@dataclass
-class _Model:
-    """All that the server has of one model. A number can be in `live` and in `coming` or `failed` at once: serving, and
-    the replacement made from changed files."""
-
-    name: str
-    found: FoundModel
-    read_spec: ModelSpec | SpecError  # as `model.yaml` is now
-    spec: ModelSpec = field(default_factory=ModelSpec)  # as it was when its files had settled
-    spec_error: str = ""
-    live: dict[int, Version] = field(default_factory=dict)
-    coming: dict[int, Version] = field(default_factory=dict)
-    failed: dict[int, Version] = field(default_factory=dict)
-    leaving: set[Version] = field(default_factory=set)
-    kept_out: bool = False  # unloaded by hand, until it is loaded by hand
-    gone: bool = False  # no longer on disk
-    unsettled: frozenset[int] = frozenset()
-    seen: dict[int, tuple[Fingerprint, float]] = field(default_factory=dict)  # and since when (monotonic)
-
-    def versions(self) -> Iterator[Version]:
-        """Those that serve first."""
-        for held in (self.live, self.coming, self.failed):
-            yield from held.values()
-        yield from self.leaving
-
-    def settled(self, settle_s: float) -> dict[int, FoundVersion]:
-        """The versions on disk whose files have been left alone for `settle_s`. Notes what it sees."""
-        now, wall_now = time.monotonic(), time.time()
-        seen, settled = {}, {}
-        for number, version in self.found.versions.items():
-            fingerprint, since = self.seen.get(number, (version.fingerprint, now))
-            if fingerprint != version.fingerprint:
-                since = now
-            seen[number] = (version.fingerprint, since)
-            if is_settled(version, wall_now, now - since, settle_s):
-                settled[number] = version
-        self.seen = seen
-        if settled:  # and `model.yaml` with them, whose age counts for each version
-            if isinstance(self.read_spec, SpecError):
-                self.spec_error = str(self.read_spec)
-            else:
-                self.spec, self.spec_error = self.read_spec, ""
-        self.unsettled = frozenset(self.found.versions) - frozenset(settled)
-        return settled
 
 
 class Manager:
@@ -112,7 +68,7 @@ class Manager:
         self._settle_s = settle_s
         self._poll_s = poll_s
         self._watch = watch
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, Model] = {}
         self._by_source: dict[Source, frozenset[str]] = {}
         self._kinds: dict[Source, Kind] = {}
         self._complaints: dict[Source, frozenset[str]] = {}
@@ -223,7 +179,7 @@ class Manager:
             if name in found:
                 model = self._models.get(name)
                 if model is None:
-                    model = self._models[name] = _Model(name, found[name], specs[name])
+                    model = self._models[name] = Model(name, found[name], specs[name])
                 model.gone = False
                 self._take_in(model, found[name], specs[name])
                 await self._act(model, settle_s)
@@ -231,12 +187,12 @@ class Manager:
                 self._models[name].gone = True
                 await self._act(self._models[name], settle_s)
 
-    def _take_in(self, model: _Model, found: FoundModel, spec: ModelSpec | SpecError) -> None:
+    def _take_in(self, model: Model, found: FoundModel, spec: ModelSpec | SpecError) -> None:
         if not found.versions and model.found.versions:
             log.warning("model '%s' has no versions on disk any more; what is loaded stays", model.name)
         model.found, model.read_spec = found, spec
 
-    async def _act(self, model: _Model, settle_s: float | None = None) -> None:
+    async def _act(self, model: Model, settle_s: float | None = None) -> None:
         """Does what the plan for one model says."""
         if model.gone or model.kept_out:
             for version in list(model.live.values()):
@@ -247,7 +203,7 @@ class Manager:
                     del self._models[model.name]
             self._publish()
             return
-        settled = model.settled(self._settle_s if settle_s is None else settle_s)
+        settled = model.settled(self._settle_s if settle_s is None else settle_s, time.monotonic(), time.time())
         held = [
             Held(v.number, v.found.fingerprint, v.state is State.READY, v.state is State.FAILED)
             for v in model.versions()
@@ -264,7 +220,7 @@ class Manager:
             self._retire(model, model.live[number])
         self._publish()
 
-    async def _bring_up(self, model: _Model, version: Version) -> None:
+    async def _bring_up(self, model: Model, version: Version) -> None:
         loop = asyncio.get_running_loop()
         started = time.monotonic()
         session = None
@@ -313,7 +269,7 @@ class Manager:
         version.platform = session.platform
         version.sample = loaded.sample
 
-    def _enter(self, model: _Model, version: Version) -> None:
+    def _enter(self, model: Model, version: Version) -> None:
         """A version becomes READY and takes the place of an older copy of the same number."""
         version.to(State.READY)
         self._metrics.revive(model.name, str(version.number))
@@ -324,16 +280,16 @@ class Manager:
         if older is not None:
             self._leave(model, older)
 
-    def _retire(self, model: _Model, version: Version) -> None:
+    def _retire(self, model: Model, version: Version) -> None:
         del model.live[version.number]
         self._leave(model, version)
 
-    def _leave(self, model: _Model, version: Version) -> None:
+    def _leave(self, model: Model, version: Version) -> None:
         version.to(State.DRAINING)
         model.leaving.add(version)
         self._spawn(self._take_down(model, version), f"unload {version}")
 
-    async def _take_down(self, model: _Model, version: Version) -> None:
+    async def _take_down(self, model: Model, version: Version) -> None:
         await version.unleased()
         version.to(State.UNLOADING)
         await version.batcher.close()
@@ -348,12 +304,12 @@ class Manager:
             self._models.pop(model.name, None)
         self._publish()
 
-    async def _forget_failed(self, model: _Model) -> None:
+    async def _forget_failed(self, model: Model) -> None:
         for version in model.failed.values():
             version.to(State.END)
         model.failed.clear()
 
-    async def _loads_ended(self, model: _Model | None = None) -> None:
+    async def _loads_ended(self, model: Model | None = None) -> None:
         while True:
             prefix = f"load {model.name}/" if model else "load "
             loads = [t for t in self._tasks if t.get_name().startswith(prefix)]
@@ -403,25 +359,13 @@ class Manager:
     # Publishing
 
     def _publish(self) -> None:
-        models = {name: _catalog_model(m) for name, m in sorted(self._models.items()) if not (m.gone and not m.live)}
-        index = tuple(entry for name in models for entry in _index(self._models[name]))
+        models = {name: m.in_catalog() for name, m in sorted(self._models.items()) if not (m.gone and not m.live)}
+        index = tuple(entry for name in models for entry in self._models[name].in_index())
         wanted = [m for m in self._models.values() if not m.kept_out and not m.gone and m.found.versions]
         self._publish_catalog(Catalog(MappingProxyType(models), index, all(m.live for m in wanted)))
 
     def _live(self) -> Iterator[LiveVersion]:
-        for model in self._models.values():
-            by_number: dict[int, list[Version]] = {}
-            for version in model.versions():
-                by_number.setdefault(version.number, []).append(version)
-            for number, same in by_number.items():  # the one that serves comes first
-                equipped = [v for v in same if v.state in (State.READY, State.DRAINING)]
-                yield LiveVersion(
-                    model.name,
-                    str(number),
-                    same[0].state.value,
-                    sum(v.batcher.queued_rows for v in equipped),
-                    sum(v.leases for v in same),
-                )
+        return chain.from_iterable(model.live_versions() for model in self._models.values())
 
 
 def _read(source: Source, kind: Kind | None) -> tuple[Kind, dict[str, FoundModel], dict[str, ModelSpec | SpecError]]:
@@ -440,30 +384,6 @@ def read_spec(model: FoundModel) -> ModelSpec | SpecError:
         return error
     except (OSError, UnicodeDecodeError) as error:
         return SpecError(f"{model.spec_file}: cannot be read: {error}")
-
-
-def _catalog_model(model: _Model) -> CatalogModel:
-    ready = MappingProxyType(dict(sorted(model.live.items())))
-    latest = model.live[max(model.live)] if model.live else None
-    return CatalogModel(model.name, ready, latest, frozenset(model.coming))
-
-
-def _index(model: _Model) -> Iterator[IndexEntry]:
-    entries: dict[int, IndexEntry] = {}
-    if model.kept_out:
-        for number in model.found.versions:
-            entries[number] = IndexEntry(model.name, number, State.END, "unloaded")
-    for number in model.unsettled if not model.kept_out else ():
-        entries[number] = IndexEntry(model.name, number, State.NEW, "its files are still being written")
-    for version in (*model.leaving, *model.failed.values(), *model.coming.values(), *model.live.values()):
-        reason = version.reason
-        if version.state is State.READY and version.number in model.failed:
-            reason = f"its files have changed, and the new ones failed: {model.failed[version.number].reason}"
-        entries[version.number] = IndexEntry(model.name, version.number, version.state, reason)
-    if entries:
-        yield from (entries[number] for number in sorted(entries))
-    else:
-        yield IndexEntry(model.name, None, None, "")
 
 
 def _check_name(name: str) -> None:

@@ -233,7 +233,6 @@ class Connection(asyncio.Protocol):
             self._task = self._loop.create_task(self._answering.run(self.shared.app))
 
     def answered(self, request: Exchange) -> None:
-        """Called by the exchange when its answer is written, or never will be."""
         self._answering = self._task = None
         if self.closed:
             return
@@ -250,12 +249,18 @@ class Connection(asyncio.Protocol):
             self._say_continue()
 
     @property
+    def draining(self) -> bool:
+        return self.shared.draining
+
+    @property
+    def date_line(self) -> bytes:
+        return self.shared.date_line
+
+    @property
     def congested(self) -> bool:
-        """The client reads more slowly than the server writes."""
         return self._writable is not None
 
     async def writable(self) -> None:
-        """Returns when the client has caught up."""
         if self._writable is not None:
             await self._writable
 

@@ -4,11 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
-
-if TYPE_CHECKING:
-    from serving.transport.connection import Connection
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +38,31 @@ def head(
     return b"".join(parts)
 
 
+class Wire(Protocol):
+    """The connection, as an exchange sees it."""
+
+    transport: asyncio.Transport
+    peer: Any
+    closed: bool
+
+    @property
+    def draining(self) -> bool:
+        """No further request is taken on this connection."""
+
+    @property
+    def date_line(self) -> bytes: ...
+
+    @property
+    def congested(self) -> bool:
+        """The client reads more slowly than the server writes."""
+
+    async def writable(self) -> None:
+        """Returns when the client has caught up."""
+
+    def answered(self, request: "Exchange") -> None:
+        """Called when the answer is written, or never will be."""
+
+
 class Exchange:
     """Filled by the connection's parser, then run with the application once."""
 
@@ -58,7 +80,7 @@ class Exchange:
         "target",
     )
 
-    def __init__(self, connection: "Connection") -> None:
+    def __init__(self, connection: Wire) -> None:
         self._connection = connection
         self.target = b""
         self.headers: Headers = []
@@ -161,7 +183,7 @@ class Exchange:
         if start is None:
             raise RuntimeError("the application sent a body before a status")
         status, headers = start["status"], start.get("headers", [])
-        if connection.shared.draining:
+        if connection.draining:
             self.keep_alive = False
         keeps = (
             b"" if self.keep_alive and self.http_version == "1.1" else b"keep-alive" if self.keep_alive else b"close"
@@ -176,7 +198,7 @@ class Exchange:
             size = None
         elif self.method == "HEAD":
             size = next((int(v) for k, v in headers if k.lower() == b"content-length"), size)
-        top = head(status, headers, connection.shared.date_line, size, keeps, self._streaming)
+        top = head(status, headers, connection.date_line, size, keeps, self._streaming)
         self._started = True
         if self.method == "HEAD" or status in _BODYLESS:
             connection.transport.write(top)
