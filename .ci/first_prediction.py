@@ -92,6 +92,8 @@ def main(root: Path) -> None:
     try:
         wait_ready(url, server)
         predict_golden(url, next((root / "model_repo" / MODEL).glob("*/golden.npz")))
+        with urllib.request.urlopen(f"{url}/docs", timeout=10) as page:
+            assert b"openapi.json" in page.read(), "the documentation page is not what was packaged"
         for address in (url, f"127.0.0.1:{grpc_port}"):
             subprocess.run([command, "predict", MODEL, "--random", "--url", address], check=True, timeout=60)
         server.terminate()
