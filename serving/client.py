@@ -67,7 +67,7 @@ class RestClient:
     def infer(self, model: str, version: str, inputs: Tensors) -> Answer:
         raw = [oip.to_raw(array) for array in inputs.values()]
         entries = [
-            {**_head(name, array), "parameters": {"binary_data_size": len(data)}}
+            {**oip.tensor_head(name, array), "parameters": {"binary_data_size": len(data)}}
             for (name, array), data in zip(inputs.items(), raw, strict=True)
         ]
         header = json.dumps({"inputs": entries, "parameters": {"binary_data_output": True}}).encode()
@@ -126,7 +126,7 @@ class GrpcClient:
     def infer(self, model: str, version: str, inputs: Tensors) -> Answer:
         request = m.ModelInferRequest(model_name=model, model_version=version)
         for name, array in inputs.items():
-            request.inputs.add(**_head(name, array))
+            request.inputs.add(**oip.tensor_head(name, array))
             request.raw_input_contents.append(oip.to_raw(array))
         answer = self._call("ModelInfer", request, m.ModelInferResponse)
         outputs = {
@@ -151,10 +151,6 @@ class GrpcClient:
 
 def _path(model: str, version: str) -> str:
     return f"/v2/models/{quote(model, safe='')}" + (f"/versions/{quote(version, safe='')}" if version else "")
-
-
-def _head(name: str, array: np.ndarray) -> dict[str, Any]:
-    return {"name": name, "datatype": dtypes.BY_NUMPY[array.dtype].name, "shape": list(array.shape)}
 
 
 def _array(entry: dict[str, Any], data: bytes) -> np.ndarray:

@@ -25,7 +25,6 @@ from serving.core.types import Tensors, Timing
 log = logging.getLogger(__name__)
 
 Run = Callable[[Tensors, tuple[str, ...]], Tensors]
-Reply = asyncio.Future[tuple[Tensors, Timing]]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from serving.core.dtypes import DType
 Tensors = dict[str, np.ndarray]
 Parameters = dict[str, bool | int | float | str]
 
-DEFAULT_SIGNATURE = "serving_default"
-
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:

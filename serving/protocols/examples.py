@@ -12,6 +12,7 @@ import numpy as np
 from serving.core import dtypes
 from serving.core.generate import random_inputs
 from serving.core.types import Tensors
+from serving.protocols import oip
 from serving.repository.catalog import Catalog
 from serving.repository.version import Version
 
@@ -56,7 +57,9 @@ def curl(version: Version, base_url: str) -> str:
     # Zero bytes are a valid tensor of every dtype; for BYTES they are the lengths of empty elements.
     inputs = _inputs(version)
     sizes = {name: a.size * 4 if a.dtype == object else a.nbytes for name, a in inputs.items()}
-    heads = [{**_head(name, a), "parameters": {"binary_data_size": sizes[name]}} for name, a in inputs.items()]
+    heads = [
+        {**oip.tensor_head(name, a), "parameters": {"binary_data_size": sizes[name]}} for name, a in inputs.items()
+    ]
     header = _compact({"inputs": heads, "parameters": {"binary_data_output": True}})
     return (
         f"(printf %s {shlex.quote(header)}; head -c {sum(sizes.values())} /dev/zero) | "
@@ -70,17 +73,13 @@ def _inputs(version: Version) -> Tensors:
     return random_inputs(version.contract.signature, 1, np.random.default_rng(0))
 
 
-def _head(name: str, array: np.ndarray) -> dict[str, Any]:
-    return {"name": name, "datatype": dtypes.BY_NUMPY[array.dtype].name, "shape": list(array.shape)}
-
-
 def _json_input(name: str, array: np.ndarray) -> dict[str, Any]:
     flat: list[Any] = array.reshape(-1).tolist()
     if array.dtype == object:
         flat = [element.decode("utf-8", "replace") for element in flat]
     elif array.dtype.kind == "f":
         flat = [_short(v) for v in flat]
-    return {**_head(name, array), "data": flat}
+    return {**oip.tensor_head(name, array), "data": flat}
 
 
 def _short(value: float) -> float | int:

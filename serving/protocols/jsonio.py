@@ -77,9 +77,7 @@ def to_array(name: str, dtype: DType, shape: tuple[int, ...], data: Any, may_hol
         ServingError: INVALID, naming the input, what was expected and what came.
     """
     flat = _flatten(name, data)
-    size = 1
-    for d in shape:
-        size *= d
+    size = math.prod(shape)
     if len(flat) != size:
         raise invalid(
             f"Unable to parse 'data': Shape does not match true shape of 'data' field: input '{name}' has shape "

@@ -8,11 +8,8 @@ from importlib.resources import files
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import Message
 
 _pool = descriptor_pool.DescriptorPool()
-
-MessageClass = type[Message]
 
 
 def _load(name: str) -> None:

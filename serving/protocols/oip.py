@@ -200,5 +200,10 @@ def to_raw(array: np.ndarray) -> bytes:
     return strings.pack(array) if array.dtype == object else array.tobytes()
 
 
+def tensor_head(name: str, array: np.ndarray) -> dict[str, Any]:
+    """Name, datatype and shape of a tensor, as requests carry them."""
+    return {"name": name, "datatype": dtypes.BY_NUMPY[array.dtype].name, "shape": list(array.shape)}
+
+
 def output_dtype(response: InferResponse, name: str) -> DType:
     return response.signature.outputs[name].dtype

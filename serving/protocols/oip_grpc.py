@@ -3,6 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -175,9 +176,7 @@ def _from_contents(name: str, model: str, dtype: dtypes.DType, shape: tuple[int,
                 f"of type '{dtype.name}': expected {want}, got {descriptor.name}"
             )
     values = getattr(contents, want)
-    size = 1
-    for d in shape:
-        size *= d
+    size = prod(shape)
     if len(values) != size:
         raise invalid(
             f"input '{name}' for model '{model}' has shape {list(shape)} ({size} elements), got {len(values)} in {want}"

@@ -104,7 +104,7 @@ class Manager:
         _check_name(name)
         if name in self._models:
             self._models[name].kept_out = False
-            await self._forget_failed(self._models[name])
+            self._forget_failed(self._models[name])
         await self.reconcile(settle_s=0.0, only=name)
         model = self._models.get(name)
         if model is None or model.gone or not model.found.versions:
@@ -198,7 +198,7 @@ class Manager:
             for version in list(model.live.values()):
                 self._retire(model, version)
             if model.gone:
-                await self._forget_failed(model)
+                self._forget_failed(model)
                 if not any(model.versions()):
                     del self._models[model.name]
             self._publish()
@@ -304,7 +304,7 @@ class Manager:
             self._models.pop(model.name, None)
         self._publish()
 
-    async def _forget_failed(self, model: Model) -> None:
+    def _forget_failed(self, model: Model) -> None:
         for version in model.failed.values():
             version.to(State.END)
         model.failed.clear()
