@@ -43,13 +43,9 @@ load: .venv/.stamp-dev ## Load a running server (URL=http://host:port) with locu
 	$(VENV)/python -m locust --locustfile loadtests/locustfile.py --headless --only-summary \
 		--host "$(URL)" --users 16 --spawn-rate 16 --run-time 30s $(ARGS)
 
-protos: .venv/.stamp-dev ## Compile protos/*.proto into the descriptor sets that the server loads
-	@mkdir -p serving/protocols/descriptors
-	@for proto in protos/*.proto; do \
-		set="serving/protocols/descriptors/$$(basename "$$proto" .proto).binpb"; \
-		echo "$$proto -> $$set"; \
-		$(VENV)/python -m grpc_tools.protoc --proto_path=protos --include_imports --descriptor_set_out="$$set" "$$proto" || exit 1; \
-	done
+protos: .venv/.stamp-dev ## Compile protos/*.proto into the descriptor set that the server loads
+	$(VENV)/python -m grpc_tools.protoc --proto_path=protos --include_imports \
+		--descriptor_set_out=serving/protocols/descriptors/all.binpb protos/*.proto
 
 clean: ## Remove the environments, caches and build output (not runs/ and model_repo/)
 	rm -rf .venv .venv-* build dist *.egg-info

@@ -15,8 +15,8 @@ import numpy as np
 
 from serving.core import dtypes
 from serving.core.types import Signature, Tensors, TensorSpec
-from serving.protocols import messages as m
-from serving.protocols import oip
+from serving.protocols.messages import oip as m
+from serving.protocols.oip import tensors
 
 _TIMEOUT_S = 60.0
 
@@ -65,9 +65,9 @@ class RestClient:
         return _signature(self.metadata(model, version))
 
     def infer(self, model: str, version: str, inputs: Tensors) -> Answer:
-        raw = [oip.to_raw(array) for array in inputs.values()]
+        raw = [tensors.to_raw(array) for array in inputs.values()]
         entries = [
-            {**oip.tensor_head(name, array), "parameters": {"binary_data_size": len(data)}}
+            {**tensors.tensor_head(name, array), "parameters": {"binary_data_size": len(data)}}
             for (name, array), data in zip(inputs.items(), raw, strict=True)
         ]
         header = json.dumps({"inputs": entries, "parameters": {"binary_data_output": True}}).encode()
@@ -126,8 +126,8 @@ class GrpcClient:
     def infer(self, model: str, version: str, inputs: Tensors) -> Answer:
         request = m.ModelInferRequest(model_name=model, model_version=version)
         for name, array in inputs.items():
-            request.inputs.add(**oip.tensor_head(name, array))
-            request.raw_input_contents.append(oip.to_raw(array))
+            request.inputs.add(**tensors.tensor_head(name, array))
+            request.raw_input_contents.append(tensors.to_raw(array))
         answer = self._call("ModelInfer", request, m.ModelInferResponse)
         outputs = {
             t.name: _array({"name": t.name, "datatype": t.datatype, "shape": list(t.shape)}, raw)
@@ -137,7 +137,7 @@ class GrpcClient:
 
     def _call(self, method: str, request: Any, answer: Any) -> Any:
         call = self._channel.unary_unary(
-            f"/{m.OIP_SERVICE.full_name}/{method}",
+            f"/{m.GRPCInferenceService.full_name}/{method}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=answer.FromString,
         )
@@ -155,7 +155,7 @@ def _path(model: str, version: str) -> str:
 
 def _array(entry: dict[str, Any], data: bytes) -> np.ndarray:
     dtype = dtypes.BY_NAME[entry["datatype"]]
-    return oip.from_raw(entry["name"], "", dtype, tuple(entry["shape"]), data)
+    return tensors.from_raw(entry["name"], "", dtype, tuple(entry["shape"]), data)
 
 
 def _signature(metadata: dict[str, Any]) -> Signature:

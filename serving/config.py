@@ -32,6 +32,10 @@ class Settings(BaseModel):
     http_max_connections: int = Field(10_000, ge=1, description="open HTTP connections; more are refused")
     grpc_max_message_size: int = Field(2**31 - 1, ge=1, le=2**31 - 1, description="bytes that one message may have")
 
+    allow_model_upload: bool = Field(False, description="let clients load model files that they send")
+    allow_client_shm: bool = Field(False, description="let clients on this machine register shared memory")
+    trace_file: Path | None = Field(None, description="file for request traces; without it there are none")
+
     watch: bool = Field(True, description="pick up new versions while running")
     settle_s: float = Field(1.0, ge=0, le=2, description="how long a version's files must be left alone first")
     poll_s: float = Field(5.0, gt=0, description="how often directories are read when no file event comes")

@@ -1,14 +1,27 @@
-"""What log lines look like: for people, or one JSON object each."""
+"""What log lines look like, for people or one JSON object each, and which are shown. That may change at any time."""
 
 import json
 import logging
 import time
 
+from serving.protocols.oip.settings import LogSettings
+
+
+class HumanFormatter(logging.Formatter):
+    """`iso8601`: times are whole and in UTC; otherwise the local time of day."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+        self.iso8601 = False
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        return _iso8601(record) if self.iso8601 else super().formatTime(record, datefmt)
+
 
 class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "time": _iso8601(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -16,6 +29,10 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+def _iso8601(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
 
 
 def configure(form: str, level: str) -> None:
@@ -26,9 +43,48 @@ def configure(form: str, level: str) -> None:
         level: the least level of our own lines; libraries are heard from `warning` on.
     """
     handler = logging.StreamHandler()
-    if form == "json":
-        handler.setFormatter(JsonFormatter())
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(JsonFormatter() if form == "json" else HumanFormatter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("serving").setLevel(level.upper())
+
+
+def settings(level: str) -> LogSettings:
+    """What `level` means, switch by switch."""
+    least = logging.getLevelNamesMapping()[level.upper()]
+    return LogSettings(
+        log_info=least <= logging.INFO,
+        log_warning=least <= logging.WARNING,
+        log_error=least <= logging.ERROR,
+        log_verbose_level=int(least <= logging.DEBUG),
+    )
+
+
+def apply(settings: LogSettings) -> None:
+    """From now on these settings count, for lines of ours and of libraries."""
+    switches = {
+        logging.DEBUG: settings.log_verbose_level > 0,
+        logging.INFO: settings.log_info,
+        logging.WARNING: settings.log_warning,
+        logging.ERROR: settings.log_error,
+        logging.CRITICAL: settings.log_error,
+    }
+    shown = {level for level, on in switches.items() if on}
+    logging.getLogger("serving").setLevel(min(shown, default=logging.CRITICAL + 1))
+    for handler in logging.getLogger().handlers:
+        for filter_ in handler.filters[:]:
+            if isinstance(filter_, _Shown):
+                handler.removeFilter(filter_)
+        handler.addFilter(_Shown(shown))
+        if isinstance(handler.formatter, HumanFormatter):
+            handler.formatter.iso8601 = settings.log_format == "ISO8601"
+
+
+class _Shown(logging.Filter):
+    """Passes lines of some levels, which need not be a range."""
+
+    def __init__(self, levels: set[int]) -> None:
+        super().__init__()
+        self._levels = levels
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno in self._levels

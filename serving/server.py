@@ -8,15 +8,26 @@ import resource
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from serving import __version__
+from serving import __version__, logs
+from serving.backends.registry import KNOWN_ARTIFACTS
 from serving.config import Settings
 from serving.core.metrics import Metrics, exporter
 from serving.engine import Engine
 from serving.protocols import examples
-from serving.protocols.oip import ServerIdentity
-from serving.protocols.oip_grpc import OipGrpc
-from serving.protocols.oip_rest import OipRest
+from serving.protocols.grpc import Service
+from serving.protocols.health import Health
+from serving.protocols.offload import Offload
+from serving.protocols.oip.grpc import OipGrpc
+from serving.protocols.oip.metadata import ServerIdentity
+from serving.protocols.oip.rest import OipRest
+from serving.protocols.oip.settings import Logs
+from serving.protocols.oip.shared_memory import SharedMemory
+from serving.protocols.oip.trace import Tracer
+from serving.protocols.reflection import reflections
+from serving.protocols.tfs.grpc import ModelService, PredictionService
+from serving.protocols.tfs.rest import TfsRest
 from serving.repository.catalog import Catalog
 from serving.repository.layout import LayoutError, scan
 from serving.repository.manager import Manager, Source
@@ -62,6 +73,7 @@ class Server:
             settle_s=settings.settle_s,
             poll_s=settings.poll_s,
             watch=settings.watch,
+            allow_upload=settings.allow_model_upload,
         )
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -76,19 +88,9 @@ class Server:
         settings, engine = self._settings, self._engine
         _raise_file_limit()
         self._catch_signals()
-        identity = ServerIdentity(settings.server_name, __version__)
-        app = HttpApp(
-            OipRest(engine, self._manager, identity),
-            exporter(self._metrics),
-            lambda: examples.infer_examples(engine.catalog),
-        )
-        http = HttpListener(
-            app,
-            HttpLimits(max_body_bytes=settings.http_max_input_size, max_connections=settings.http_max_connections),
-        )
-        grpc = GrpcListener(
-            [OipGrpc(engine, self._manager, identity)], GrpcLimits(max_message_bytes=settings.grpc_max_message_size)
-        )
+        offload = Offload()
+        tracer = Tracer(engine, settings.trace_file)
+        http, grpc = self._listeners(offload, tracer)
         # Ports first: a probe may ask while models load, and a port that is taken is known before a long load.
         try:
             http_port = await _listen("HTTP", http, settings.host, settings.http_port)
@@ -96,6 +98,7 @@ class Server:
             await self._load()
         except StartError:
             await self._end(http, grpc, limit_s=0.0)
+            offload.close()
             raise
         if not self._stop.is_set():
             _freeze_heap()
@@ -107,8 +110,36 @@ class Server:
         await self._wait_or_hurry(settings.stop_grace_s)
         self._manager.hurry()
         clean = await self._end(http, grpc, 0.0 if self._hurry.is_set() else settings.drain_limit_s)
+        offload.close()
+        tracer.close()
         log.info("stopped")
         return 0 if clean else 1
+
+    def _listeners(self, offload: Offload, tracer: Tracer) -> tuple[HttpListener, GrpcListener]:
+        """Every protocol on the same engine."""
+        settings, engine, control = self._settings, self._engine, self._manager
+        identity = ServerIdentity(settings.server_name, __version__)
+        memory = SharedMemory(settings.allow_client_shm)
+        log_lines = Logs(logs.settings(settings.log_level), logs.apply)
+        shared: Any = {"memory": memory, "tracer": tracer, "logs": log_lines}  # the same over REST and gRPC
+        max_body_bytes = settings.http_max_input_size
+        app = HttpApp(
+            OipRest(engine, control, identity, offload=offload, max_body_bytes=max_body_bytes, **shared),
+            TfsRest(engine, offload, max_body_bytes),
+            exporter(self._metrics),
+            lambda: examples.infer_examples(engine.catalog),
+        )
+        models: list[Service] = [
+            OipGrpc(engine, control, identity, **shared),
+            PredictionService(engine),
+            ModelService(engine, control),
+        ]
+        health = Health(engine, [service.service for service in models])
+        services = [*models, health, *reflections([service.service for service in (*models, health)])]
+        return (
+            HttpListener(app, HttpLimits(max_body_bytes=max_body_bytes, max_connections=settings.http_max_connections)),
+            GrpcListener(services, GrpcLimits(max_message_bytes=settings.grpc_max_message_size)),
+        )
 
     async def _load(self) -> None:
         """Loads what there is, unless a signal comes first."""
@@ -184,7 +215,8 @@ def _sources(settings: Settings) -> list[Source]:
         except LayoutError as error:
             raise StartError(str(error)) from None
         if not any(model.versions for model in found.values()):
-            raise StartError(f"nothing to serve: '{path}' holds no model (looked for <name>/<version>/model.onnx)")
+            looked_for = f"<name>/<version>/ with {KNOWN_ARTIFACTS}"
+            raise StartError(f"nothing to serve: '{path}' holds no model (looked for {looked_for})")
         for name in found:
             if name in owners:
                 raise StartError(f"model '{name}' is in both '{owners[name]}' and '{path}'")

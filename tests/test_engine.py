@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +16,7 @@ from serving.batching.batcher import Batcher, BatchPolicy
 from serving.core.errors import ErrorKind, ServingError
 from serving.core.metrics import Metrics
 from serving.core.spec import ModelSpec
-from serving.core.types import InferRequest, InferResponse
+from serving.core.types import DEFAULT_SIGNATURE, InferRequest, InferResponse
 from serving.core.validate import Contract
 from serving.engine import Engine
 from serving.repository.catalog import Catalog, CatalogModel
@@ -26,7 +28,8 @@ from tests.repository.build import FakeSession, version
 async def ready_version(gate: Gate, number: int = 1, **spec: Any) -> Version:
     """A version whose runs wait at the gate."""
     made = version(number, spec=ModelSpec(**spec))
-    made.contract = Contract("m", FakeSession.signature, made.spec.max_batch_size)
+    made.contract = Contract("m", FakeSession.signatures[DEFAULT_SIGNATURE], made.spec.max_batch_size)
+    made.contracts = {DEFAULT_SIGNATURE: made.contract, "other": replace(made.contract, signature_name="other")}
     made.batcher = Batcher(str(made), gate, BatchPolicy(made.spec.max_batch_size), asyncio.get_running_loop())
     await all_idle(made.batcher)
     return made
@@ -131,6 +134,60 @@ async def test_a_caller_that_leaves_takes_its_request_along() -> None:
         assert gate.batches == [[0], [2]]
 
 
+@on_loop
+async def test_a_caller_that_resolved_the_version_gets_that_one() -> None:
+    gate = Gate()
+    gate.open()
+    old, new = await ready_version(gate, 1), await ready_version(gate, 2)
+    async with engine_with(old, new, gate=gate) as engine:
+        assert (await engine.infer(request(1), old)).version == 1
+
+
+@on_loop
+async def test_a_signature_by_name() -> None:
+    gate = Gate()
+    gate.open()
+    async with engine_with(await ready_version(gate), gate=gate) as engine:
+        answers = await asyncio.gather(engine.infer(request(1)), engine.infer(request(2, signature="other")))
+        assert [a.signature_name for a in answers] == [DEFAULT_SIGNATURE, "other"]
+        assert sorted(gate.batches) == [[1], [2]]  # one run for each
+
+
+@on_loop
+async def test_no_rows_are_answered_with_no_rows_where_that_is_allowed() -> None:
+    gate = Gate()
+    async with engine_with(await ready_version(gate), gate=gate) as engine:
+        asked = request(allow_empty=True)
+        asked.inputs["x"] = np.empty((0, 4), np.float32)
+        answer = await engine.infer(asked)
+        assert answer.outputs["y"].shape == (0, 4) and answer.outputs["y"].dtype == np.float32
+        assert gate.batches == []
+
+
+@on_loop
+async def test_statistics_count_what_was_answered_and_what_ran() -> None:
+    gate = Gate()
+    used = await ready_version(gate)
+    async with engine_with(used, gate=gate) as engine:
+        first = asyncio.ensure_future(engine.infer(request(0)))
+        await gate.entered()
+        others = [asyncio.ensure_future(engine.infer(request(*values))) for values in ((1, 2), (3,), (4,))]
+        late = asyncio.ensure_future(engine.infer(request(5, deadline=time.monotonic() + 0.01)))
+        with pytest.raises(ServingError):
+            await late
+        others[2].cancel()
+        await asyncio.wait([others[2]])
+        gate.open()
+        await asyncio.gather(first, *others[:2])
+        seen = used.statistics
+        assert (seen.success.count, seen.rows, seen.fail.count) == (3, 4, 0)  # who never ran counts nowhere
+        assert seen.queue.count == seen.run.count == 3
+        assert seen.success.ns >= seen.queue.ns and seen.run.ns > 0
+        with pytest.raises(ServingError):
+            await engine.infer(request(*range(65)))
+        assert seen.fail.count == 0  # it never got as far as the model
+
+
 @pytest.mark.parametrize(
     ("asked", "kind"),
     [
@@ -139,9 +196,10 @@ async def test_a_caller_that_leaves_takes_its_request_along() -> None:
         (InferRequest("m", {}), ErrorKind.INVALID),
         (request(*range(65)), ErrorKind.INVALID),
         (request(1, outputs=("z",)), ErrorKind.INVALID),
+        (request(1, signature="nosuch"), ErrorKind.PRECONDITION),
         (request(1, deadline=0.0), ErrorKind.EXPIRED),
     ],
-    ids=["model", "version", "inputs", "rows", "output", "deadline"],
+    ids=["model", "version", "inputs", "rows", "output", "signature", "deadline"],
 )
 @on_loop
 async def test_what_cannot_be_answered_is_refused_and_holds_nothing(asked: InferRequest, kind: ErrorKind) -> None:

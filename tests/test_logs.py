@@ -4,10 +4,12 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from serving.logs import configure
+from serving.logs import apply, configure, settings
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +96,54 @@ def test_the_last_configuration_counts(capsys: pytest.CaptureFixture[str]) -> No
     configure("human", "info")
     logging.getLogger("serving").info("once")
     assert len(lines(capsys)) == 1
+
+
+def test_times_may_be_iso_8601_for_people_too(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("human", "info")
+    apply(replace(settings("info"), log_format="ISO8601"))
+    logging.getLogger("serving").info("whole")
+    apply(settings("info"))
+    logging.getLogger("serving").info("of the day")
+    whole, of_the_day = lines(capsys)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO    whole", whole)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d INFO    of the day", of_the_day)
+
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The levels of lines that are logged now."""
+    for each in LEVELS:
+        logging.getLogger("serving.batching").log(logging.getLevelNamesMapping()[each.upper()], "text")
+    return [json.loads(line)["level"] for line in lines(capsys)]
+
+
+@pytest.mark.parametrize("level", LEVELS[:-1])
+def test_settings_of_a_level_show_the_same_lines(level: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configure("json", level)
+    before = shown(capsys)
+    apply(settings(level))
+    assert shown(capsys) == before == list(LEVELS[LEVELS.index(level) :])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"log_verbose_level": 1}, ["debug", "info", "warning", "error", "critical"]),
+        ({"log_info": False}, ["warning", "error", "critical"]),
+        ({"log_warning": False}, ["info", "error", "critical"]),
+        ({"log_error": False}, ["info", "warning"]),
+        ({"log_info": False, "log_warning": False, "log_error": False}, []),
+        ({"log_info": False, "log_verbose_level": 3}, ["debug", "warning", "error", "critical"]),
+    ],
+    ids=str,
+)
+def test_levels_are_switched_one_by_one_and_back(
+    changes: dict[str, Any], expected: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("json", "info")
+    apply(replace(settings("info"), **changes))
+    assert shown(capsys) == expected
+    apply(settings("info"))
+    assert shown(capsys) == ["info", "warning", "error", "critical"]

@@ -1,32 +1,34 @@
 """The interface that everything above this rank sees of a runtime."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from serving.core.spec import ModelSpec
-from serving.core.types import Signature, Tensors
+from serving.core.types import DEFAULT_SIGNATURE, Signature, Tensors
 
 
 class Session(Protocol):
     """One loaded version of one model. `run` may be called from several threads at once."""
 
     @property
-    def signature(self) -> Signature: ...
+    def signatures(self) -> Mapping[str, Signature]:
+        """By name; an artifact without named signatures has one, `serving_default`. Never empty."""
 
     @property
     def platform(self) -> str:
         """What metadata calls this kind of model, such as `onnxruntime_onnx`."""
 
     @property
-    def batch_axis_declared(self) -> str | None:
-        """None if the artifact leaves axis 0 of every input and output open, otherwise why it has no batch axis."""
+    def notes(self) -> Mapping[str, str]:
+        """What else operators should know, by a short name: shown by `check`, in the log and in metadata."""
 
-    def run(self, inputs: Tensors, outputs: Sequence[str]) -> Tensors:
+    def run(self, inputs: Tensors, outputs: Sequence[str], signature: str = DEFAULT_SIGNATURE) -> Tensors:
         """Runs the model once.
 
         Args:
-            inputs: every input of the signature, with its dtype and a shape that the signature accepts. Not written to.
+            inputs: every input of the signature that is not optional, with its dtype and a shape that the signature
+                accepts. Not written to.
             outputs: names of the outputs that are wanted, in the order of the answer.
 
         Raises:

@@ -6,17 +6,19 @@ in silence.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
+from serving.backends import onnx_ranks
 from serving.core import dtypes
 from serving.core.errors import LoadError, invalid
 from serving.core.spec import ModelSpec
-from serving.core.types import Signature, Tensors, TensorSpec
+from serving.core.types import DEFAULT_SIGNATURE, Signature, Tensors, TensorSpec
 
 try:
     import onnxruntime as ort
@@ -57,7 +59,7 @@ def load(artifact: Path, spec: ModelSpec) -> "OnnxSession":
             f"execution provider {', '.join(absent)} did not start; ONNX Runtime would have used "
             f"{', '.join(session.get_providers())}"
         )
-    return OnnxSession(session)
+    return OnnxSession(session, _without_shape(artifact, session))
 
 
 def refuse_two_runtimes() -> None:
@@ -81,20 +83,26 @@ class OnnxSession:
 
     platform = "onnxruntime_onnx"
 
-    def __init__(self, session: "ort.InferenceSession") -> None:
+    def __init__(self, session: "ort.InferenceSession", without_shape: frozenset[str]) -> None:
+        """`without_shape` names tensors of which the graph leaves open how many dimensions they have."""
         self._session = session
-        inputs, outputs = session.get_inputs(), session.get_outputs()
-        self.signature = Signature(_specs(inputs), _specs(outputs))
-        specs = (*self.signature.inputs.values(), *self.signature.outputs.values())
+        inputs = {node.name: _spec(node, without_shape) for node in session.get_inputs()}
+        for node in session.get_overridable_initializers():
+            if node.type in dtypes.BY_ONNX:  # one of another type keeps its value
+                inputs[node.name] = replace(_spec(node, without_shape), optional=True)
+        outputs = {node.name: _spec(node, without_shape) for node in session.get_outputs()}
+        signature = Signature(inputs, outputs)
+        self.signatures: Mapping[str, Signature] = {DEFAULT_SIGNATURE: signature}
+        self.notes: Mapping[str, str] = {}
+        specs = (*signature.inputs.values(), *signature.outputs.values())
         self._has_bytes = any(s.dtype is dtypes.BYTES for s in specs)
         self._has_bf16 = any(s.dtype is dtypes.BF16 for s in specs)
-        if self._has_bf16 and any(s.dtype is dtypes.BYTES for s in self.signature.inputs.values()):
+        if self._has_bf16 and any(s.dtype is dtypes.BYTES for s in signature.inputs.values()):
             raise LoadError(
                 "it takes BYTES and has BF16 tensors, which ONNX Runtime's Python interface cannot pass in one run"
             )
-        self.batch_axis_declared = _why_no_batch_axis(self.signature)
 
-    def run(self, inputs: Tensors, outputs: Sequence[str]) -> Tensors:
+    def run(self, inputs: Tensors, outputs: Sequence[str], signature: str = DEFAULT_SIGNATURE) -> Tensors:
         if self._has_bytes:
             inputs = {name: _to_text(name, a) if a.dtype == object else a for name, a in inputs.items()}
         results = self._run_bound(inputs, outputs) if self._has_bf16 else self._session.run(outputs, inputs)
@@ -126,27 +134,20 @@ def _bf16_array(value: "ort.OrtValue") -> np.ndarray:
     return np.frombuffer(data, ml_dtypes.bfloat16).reshape(value.shape())
 
 
-def _specs(nodes: list["ort.NodeArg"]) -> dict[str, TensorSpec]:
-    specs = {}
-    for node in nodes:
-        dtype = dtypes.BY_ONNX.get(node.type)
-        if dtype is None:
-            raise LoadError(f"tensor '{node.name}' is of type {node.type}, which no protocol here can carry")
-        # A dimension is a number, a name, or None if the graph says nothing about it.
-        specs[node.name] = TensorSpec(node.name, dtype, tuple(d if isinstance(d, int) else -1 for d in node.shape))
-    return specs
+def _spec(node: "ort.NodeArg", without_shape: frozenset[str]) -> TensorSpec:
+    dtype = dtypes.BY_ONNX.get(node.type)
+    if dtype is None:
+        raise LoadError(f"tensor '{node.name}' is of type {node.type}, which no protocol here can carry")
+    # A dimension is a number, a name, or None if the graph says nothing about it.
+    shape = tuple(d if isinstance(d, int) else -1 for d in node.shape)
+    return TensorSpec(node.name, dtype, None if node.name in without_shape else shape, graph_name=node.name)
 
 
-def _why_no_batch_axis(signature: Signature) -> str | None:
-    if not signature.inputs:
-        return "it has no inputs"
-    for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
-        for spec in specs.values():
-            if not spec.shape:
-                return f"{kind} '{spec.name}' is a scalar"
-            if spec.shape[0] != -1:
-                return f"axis 0 of {kind} '{spec.name}' is fixed to {spec.shape[0]}"
-    return None
+def _without_shape(artifact: Path, session: "ort.InferenceSession") -> frozenset[str]:
+    """ONNX Runtime gives no dimensions for scalars, and for tensors whose number of dimensions is open."""
+    nodes = (*session.get_inputs(), *session.get_outputs(), *session.get_overridable_initializers())
+    bare = {node.name for node in nodes if not node.shape}
+    return frozenset(bare & onnx_ranks.without_shape(artifact)) if bare else frozenset()
 
 
 def _to_text(name: str, array: np.ndarray) -> np.ndarray:

@@ -20,16 +20,16 @@ from serving.batching.gather import LONG_RUN_S, Gather
 from serving.batching.merge import merge, split
 from serving.batching.queue import BatchQueue, Item
 from serving.core.errors import ErrorKind, ServingError
-from serving.core.types import Tensors, Timing
+from serving.core.types import DEFAULT_SIGNATURE, Tensors, Timing
 
 log = logging.getLogger(__name__)
 
-Run = Callable[[Tensors, tuple[str, ...]], Tensors]
+Run = Callable[[Tensors, tuple[str, ...], str], Tensors]
 
 
 @dataclass(frozen=True)
 class BatchPolicy:
-    """How one version's requests are batched. `max_batch_size` 0: each request runs alone, whatever its shape."""
+    """How one version's requests are batched. `max_batch_size` 0: there is none that may share a run."""
 
     max_batch_size: int = 64
     max_queue_rows: int = 4096
@@ -37,12 +37,26 @@ class BatchPolicy:
     instances: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A run that gave an answer: its rows, and the seconds it took to join them, to run, and to cut them apart."""
+
+    rows: int
+    input_s: float
+    run_s: float
+    output_s: float
+
+
 @dataclass(slots=True)
 class _Done:
-    """A batch on its way back to the loop; each outcome is the item's outputs or its error."""
+    """A batch on its way back to the loop; each outcome is the item's outputs and the run that made them, or its error.
+
+    As a rule there is one run; if that failed, there is one for each item that can be answered.
+    """
 
     items: list[Item]
-    outcomes: list[Tensors | ServingError]
+    outcomes: list[tuple[Tensors, Ran] | ServingError]
+    runs: list[Ran]
     started: float
     finished: float
     idle: bool = False  # the instance has not taken another batch
@@ -53,8 +67,8 @@ class Batcher:
 
     Args:
         name: names the threads and appears in errors, such as `digits/1`.
-        run: called from instance threads with merged inputs and output names.
-        on_batch: called on the loop after each run with its rows and its seconds.
+        run: called from instance threads with merged inputs, output names and the signature's name.
+        on_run: called on the loop for each run that gave an answer.
     """
 
     def __init__(
@@ -63,12 +77,11 @@ class Batcher:
         run: Run,
         policy: BatchPolicy,
         loop: asyncio.AbstractEventLoop,
-        on_batch: Callable[[int, float], None] | None = None,
+        on_run: Callable[[Ran], None] | None = None,
     ) -> None:
         self.name = name
         self.policy = policy
         self._run = run
-        self._batched = policy.max_batch_size > 0
         self._queue = BatchQueue(max(policy.max_batch_size, 1), policy.max_queue_rows, policy.max_queue_delay_s)
         self._lock = threading.Lock()
         self._gather = Gather()
@@ -76,7 +89,7 @@ class Batcher:
         self._idle = policy.instances  # instances that wait for a wake token; the loop's own count
         self._closed = False
         self._loop = loop
-        self._on_batch = on_batch
+        self._on_run = on_run
         self._dispatch_planned = False
         self._delay: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -101,13 +114,16 @@ class Batcher:
         rows: int,
         lane: Hashable = (),
         deadline: float | None = None,
+        signature: str = DEFAULT_SIGNATURE,
+        priority: int = 0,
     ) -> Item:
-        """Queues a request. `item.reply` is a future of its outputs and timing; await it, and `cancel` if you give up.
+        """Queues a request; `lane` None: it runs alone. `item.reply` is a future of its outputs and timing; await it,
+        and `cancel` if you give up.
 
         Raises:
             ServingError: refused at admission (see `BatchQueue.add`), or UNAVAILABLE after `close`.
         """
-        item = Item(inputs, outputs, rows, lane, deadline, self._loop.create_future())
+        item = Item(inputs, outputs, rows, lane, deadline, self._loop.create_future(), signature, priority)
         now = time.monotonic()
         with self._lock:
             if self._closed:
@@ -194,9 +210,12 @@ class Batcher:
             if isinstance(outcome, ServingError):
                 item.reply.set_exception(outcome)
             else:
-                item.reply.set_result((outcome, Timing(done.started - item.enqueued, compute_s)))
-        if self._on_batch is not None:
-            self._on_batch(sum(item.rows for item in done.items), compute_s)
+                outputs, ran = outcome
+                timing = Timing(done.started - item.enqueued, compute_s, ran.input_s, ran.run_s, ran.output_s)
+                item.reply.set_result((outputs, timing))
+        if self._on_run is not None:
+            for ran in done.runs:
+                self._on_run(ran)
         if done.idle:
             self._instance_idle()
 
@@ -229,8 +248,9 @@ class Batcher:
             batch = self._take()
             while batch:
                 started = time.monotonic()
-                outcomes = self._outcomes(batch)
-                done = _Done(batch, outcomes, started, time.monotonic())
+                runs: list[Ran] = []
+                outcomes = self._outcomes(batch, runs)
+                done = _Done(batch, outcomes, runs, started, time.monotonic())
                 batch = self._take_next(done.finished - started)
                 done.idle = not batch
                 if not self._tell(self._deliver, done):
@@ -270,18 +290,28 @@ class Batcher:
             return False
         return True
 
-    def _outcomes(self, batch: list[Item]) -> list[Tensors | ServingError]:
+    def _outcomes(self, batch: list[Item], runs: list[Ran]) -> list[tuple[Tensors, Ran] | ServingError]:
         try:
-            return list(self._run_together(batch))
+            parts, ran = self._run_together(batch)
         except BaseException as error:  # of any kind: an instance that dies leaves its callers waiting for ever
             if len(batch) == 1:
                 return [self._as_error(error)]
+        else:
+            runs.append(ran)
+            return [(part, ran) for part in parts]
         # One bad request must not take its batch mates down.
-        return [self._outcomes([item])[0] for item in batch]
+        return [self._outcomes([item], runs)[0] for item in batch]
 
-    def _run_together(self, batch: list[Item]) -> Sequence[Tensors]:
-        outputs = self._run(merge(batch), batch[0].outputs)
-        return split(batch, outputs) if self._batched else [outputs]
+    def _run_together(self, batch: list[Item]) -> tuple[Sequence[Tensors], Ran]:
+        first = batch[0]
+        started = time.monotonic()
+        inputs = merge(batch)
+        merged = time.monotonic()
+        outputs = self._run(inputs, first.outputs, first.signature)
+        ran = time.monotonic()
+        parts = [outputs] if first.alone else split(batch, outputs)
+        rows = sum(item.rows for item in batch)
+        return parts, Ran(rows, merged - started, ran - merged, time.monotonic() - ran)
 
     def _as_error(self, error: BaseException) -> ServingError:
         if isinstance(error, ServingError):

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from serving.core.errors import ErrorKind, ServingError, invalid
-from serving.core.types import Tensors
+from serving.core.types import DEFAULT_SIGNATURE, Tensors
 
 # How many items that have left a lane or the deadlines may still hold, besides as many as wait.
 _SLACK = 16
@@ -24,12 +24,24 @@ class ItemState(Enum):
 
 
 class Item:
-    """One request in the batcher.
+    """One request in the batcher. `lane` None: it runs alone, whatever its shape, and its outputs are not cut.
 
     `reply` belongs to whoever submitted the item (a future, in the server); nothing here touches it.
     """
 
-    __slots__ = ("deadline", "enqueued", "inputs", "lane", "number", "outputs", "reply", "rows", "state")
+    __slots__ = (
+        "deadline",
+        "enqueued",
+        "inputs",
+        "lane",
+        "number",
+        "outputs",
+        "priority",
+        "reply",
+        "rows",
+        "signature",
+        "state",
+    )
 
     def __init__(
         self,
@@ -39,6 +51,8 @@ class Item:
         lane: Hashable = (),
         deadline: float | None = None,
         reply: Any = None,
+        signature: str = DEFAULT_SIGNATURE,
+        priority: int = 0,
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
@@ -46,9 +60,15 @@ class Item:
         self.lane = lane
         self.deadline = deadline
         self.reply = reply
+        self.signature = signature
+        self.priority = priority
         self.state = ItemState.WAITING
         self.enqueued = 0.0
         self.number = 0
+
+    @property
+    def alone(self) -> bool:
+        return self.lane is None
 
     def __repr__(self) -> str:
         return f"<Item {self.number} {self.state.value} rows={self.rows}>"
@@ -134,7 +154,8 @@ class BatchQueue:
         self._size += 1
 
     def take(self, now: float) -> list[Item]:
-        """The next batch, at most `max_batch_rows` rows of one lane; empty if nothing waits or the delay still runs."""
+        """The next batch: at most `max_batch_rows` rows of one lane, or one item that runs alone; empty if nothing
+        waits or the delay still runs."""
         lane = self._next_lane()
         if lane is None or self._due(lane) > now:
             return []
@@ -145,6 +166,8 @@ class BatchQueue:
             self._leave(head, ItemState.TAKEN)
             room -= head.rows
             batch.append(head)
+            if head.alone:
+                break
         return batch
 
     def due(self) -> float | None:
@@ -205,5 +228,5 @@ class BatchQueue:
         return min(self._lanes.values(), key=lambda lane: (self._due(lane), lane.head.number), default=None)
 
     def _due(self, lane: _Lane) -> float:
-        full = lane.rows >= self.max_batch_rows
+        full = lane.head.alone or lane.rows >= self.max_batch_rows
         return lane.head.enqueued + (0.0 if full else self.max_delay_s)

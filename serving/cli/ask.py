@@ -17,7 +17,8 @@ from serving.core import dtypes
 from serving.core.errors import ServingError
 from serving.core.generate import random_inputs
 from serving.core.types import Signature, Tensors, TensorSpec
-from serving.protocols import jsonio, oip
+from serving.protocols import jsonio
+from serving.protocols.oip import tensors as oip
 
 
 class InputError(ValueError):
@@ -128,7 +129,7 @@ def _convert(spec: TensorSpec, value: Any) -> np.ndarray:
         array = _array(spec, value)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"input '{spec.name}' is no {spec.dtype.name} tensor: {error}") from None
-    if array.ndim == len(spec.shape) - 1 and spec.shape[0] == -1:
+    if spec.shape and array.ndim == len(spec.shape) - 1 and spec.shape[0] == -1:
         array = array[np.newaxis]  # one row, given without its batch axis
     return array
 

@@ -5,12 +5,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from serving.cli.describe import fail, how_batched, tensors
+from serving.backends.registry import KNOWN_ARTIFACTS
+from serving.cli.describe import batching, fail, tensors
 from serving.core.spec import ModelSpec, SpecError
 from serving.repository import loading
 from serving.repository.layout import FoundModel, FoundVersion, LayoutError, scan
-from serving.repository.manager import read_spec
 from serving.repository.policy import wanted
+from serving.repository.survey import read_spec
 
 
 def run(path: Path) -> int:
@@ -20,7 +21,7 @@ def run(path: Path) -> int:
     except LayoutError as error:
         return fail(str(error))
     if not any(model.versions for model in found.values()):
-        return fail(f"nothing to serve: '{path}' holds no model (looked for <name>/<version>/model.onnx)")
+        return fail(f"nothing to serve: '{path}' holds no model (looked for <name>/<version>/ with {KNOWN_ARTIFACTS})")
     console = Console(soft_wrap=True, highlight=False)
     problems = sum(_check_model(console, model) for model in found.values())
     console.print("\nno problems" if not problems else f"\nproblems: {problems}")
@@ -50,10 +51,15 @@ def _check_version(console: Console, model: str, found: FoundVersion, spec: Mode
     except Exception as error:  # whatever a runtime raises is this command's result
         console.print(f"[bold red]wrong[/]   {title}: {escape(str(error) or type(error).__name__)}")
         return 1
-    signature = session.signature
-    console.print(f"[green]good[/]    {title}: {session.platform} on {', '.join(spec.providers)}")
-    console.print(f"        inputs   {escape(tensors(signature.inputs.values()))}")
-    console.print(f"        outputs  {escape(tensors(signature.outputs.values()))}")
-    console.print(f"        batching {escape(how_batched(loaded.contract, loaded.unbatched_because))}")
+    where = f" on {', '.join(spec.providers)}" if session.platform.startswith("onnxruntime") else ""
+    console.print(f"[green]good[/]    {title}: {session.platform}{where}")
+    for note, text in session.notes.items():
+        console.print(f"        {escape(note)}: {escape(text)}")
+    for name, contract in loaded.contracts.items():
+        if len(loaded.contracts) > 1:
+            console.print(f"        signature [bold]{escape(name)}[/] ({contract.signature.method.name.lower()})")
+        console.print(f"        inputs   {escape(tensors(contract.signature.inputs.values()))}")
+        console.print(f"        outputs  {escape(tensors(contract.signature.outputs.values()))}")
+        console.print(f"        batching {escape(batching(contract))}")
     session.close()
     return 0

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 from serving.core.types import TensorSpec
 from serving.core.validate import Contract
-from serving.repository.version import Version
 
 
 def fail(message: str) -> int:
@@ -16,14 +15,14 @@ def fail(message: str) -> int:
 
 def tensors(specs: Iterable[TensorSpec]) -> str:
     """Such as `x FP32 [-1, 64], mask BOOL [-1]`."""
-    return ", ".join(f"{s.name} {s.dtype.name} {list(s.shape)}" for s in specs)
+    return ", ".join(f"{s.name} {s.dtype.name} {shape(s)}" for s in specs)
 
 
-def batching(contract: Contract, version: Version) -> str:
-    return how_batched(contract, version.unbatched_because)
+def shape(spec: TensorSpec) -> str:
+    return "[...]" if spec.shape is None else str(list(spec.shape))
 
 
-def how_batched(contract: Contract, because: str) -> str:
+def batching(contract: Contract) -> str:
     if contract.max_batch_size:
         return f"batches of up to {contract.max_batch_size} rows"
-    return f"one request at a time ({because})"
+    return f"one request at a time ({contract.unbatched_because})"

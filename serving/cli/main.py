@@ -10,7 +10,7 @@ from serving import __version__
 from serving.config import Settings
 
 app = typer.Typer(
-    help="A model server: ONNX models over the Open Inference Protocol, REST and gRPC, batched.",
+    help="A model server: ONNX and SavedModel over the Open Inference Protocol and TensorFlow Serving's API, batched.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -35,7 +35,11 @@ Url = Annotated[
 def start(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PATH]...", help="repositories, model directories or .onnx files", show_default=False),
+        typer.Argument(
+            metavar="[PATH]...",
+            help="repositories, model directories, .onnx files or SavedModels",
+            show_default=False,
+        ),
     ] = None,
     model_name: Annotated[str | None, _flag("model_name")] = None,
     host: Annotated[str | None, _flag("host")] = None,
@@ -47,6 +51,9 @@ def start(
     http_max_input_size: Annotated[int | None, _flag("http_max_input_size")] = None,
     http_max_connections: Annotated[int | None, _flag("http_max_connections")] = None,
     grpc_max_message_size: Annotated[int | None, _flag("grpc_max_message_size")] = None,
+    allow_model_upload: Annotated[bool | None, _flag("allow_model_upload")] = None,
+    allow_client_shm: Annotated[bool | None, _flag("allow_client_shm")] = None,
+    trace_file: Annotated[Path | None, _flag("trace_file")] = None,
     stop_grace_s: Annotated[float | None, _flag("stop_grace_s")] = None,
     drain_limit_s: Annotated[float | None, _flag("drain_limit_s")] = None,
     server_name: Annotated[str | None, _flag("server_name")] = None,
@@ -70,7 +77,7 @@ def start(
 
 @app.command()
 def check(
-    path: Annotated[Path, typer.Argument(help="a repository, a model directory or an .onnx file")],
+    path: Annotated[Path, typer.Argument(help="a repository, a model directory, an .onnx file or a SavedModel")],
 ) -> None:
     """Load everything that would be served, without serving. Exit code 1 if anything is wrong."""
     from serving.cli.check import run

@@ -56,7 +56,7 @@ def announce(running: Running) -> None:
         if version is None:
             continue
         contract = version.contract
-        console.print(f"\n[bold]{escape(model.name)}[/] version {version.number}, {batching(contract, version)}")
+        console.print(f"\n[bold]{escape(model.name)}[/] version {version.number}, {batching(contract)}")
         console.print(f"  inputs   {escape(tensors(contract.signature.inputs.values()))}")
         console.print(f"  outputs  {escape(tensors(contract.signature.outputs.values()))}")
         console.print("  try", style="dim")

@@ -33,6 +33,9 @@ class DType:
     def __repr__(self) -> str:
         return self.name
 
+    def __reduce__(self) -> str:
+        return self.name  # pickle: the global of that name in this module
+
 
 def _dtype(name: str, numpy: object, onnx: str, tensorflow: str) -> DType:
     dtype = np.dtype(numpy)  # type: ignore[call-overload]

@@ -13,6 +13,8 @@ class ErrorKind(Enum):
     INVALID = "invalid"  # the request cannot be served as it is written
     NOT_FOUND = "not_found"  # no such model, version or tensor
     NOT_READY = "not_ready"  # it exists and may serve later
+    PRECONDITION = "precondition"  # valid, and not for what is loaded now
+    EXISTS = "exists"  # the name is taken
     QUEUE_FULL = "queue_full"  # refused at admission
     EXPIRED = "expired"  # waited longer than it allowed
     CANCELLED = "cancelled"  # the client went away
@@ -31,6 +33,9 @@ class ServingError(Exception):
 
     def __repr__(self) -> str:
         return f"ServingError({self.kind.value}: {self.message})"
+
+    def __reduce__(self) -> tuple[type["ServingError"], tuple[ErrorKind, str]]:
+        return type(self), (self.kind, self.message)  # an exception's own would call it with the message alone
 
 
 def invalid(message: str) -> ServingError:

@@ -8,7 +8,7 @@ from serving.core.types import Signature, Tensors, TensorSpec
 
 
 def random_inputs(signature: Signature, rows: int | None, rng: np.random.Generator, open_size: int = 1) -> Tensors:
-    """Values for every input of `signature`.
+    """Values for every input of `signature` that a request must bring.
 
     Args:
         rows: the size of axis 0 wherever it is open; None leaves it to `open_size` like every other open axis.
@@ -17,10 +17,13 @@ def random_inputs(signature: Signature, rows: int | None, rng: np.random.Generat
     return {
         spec.name: random_array(spec.dtype, concrete_shape(spec, rows, open_size), rng)
         for spec in signature.inputs.values()
+        if not spec.optional
     }
 
 
 def concrete_shape(spec: TensorSpec, rows: int | None, open_size: int = 1) -> tuple[int, ...]:
+    if spec.shape is None:
+        return () if rows is None else (rows,)
     shape = [open_size if d == -1 else d for d in spec.shape]
     if rows is not None and spec.shape and spec.shape[0] == -1:
         shape[0] = rows

@@ -41,7 +41,7 @@ class ModelSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    backend: Literal["onnx"] | None = Field(
+    backend: Literal["onnx", "tensorflow", "identity"] | None = Field(
         None, description="the runtime; by default the one that the artifact's file name tells"
     )
     versions: Versions = Field(
@@ -61,6 +61,25 @@ class ModelSpec(BaseModel):
         ("CPUExecutionProvider",),
         min_length=1,
         description="ONNX Runtime execution providers, in order of preference",
+    )
+    version_labels: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="names of versions, such as {stable: 3}; valid while that version is ready"
+    )
+    class_labels: dict[str, str] = Field(
+        default_factory=dict,
+        description="by output: a file beside model.yaml that holds one label per line, for classification",
+    )
+    inputs: dict[str, str] = Field(
+        default_factory=dict,
+        description="inputs that the model must have and their datatypes, such as {x: FP32}; one that differs fails",
+    )
+    outputs: dict[str, str] = Field(default_factory=dict, description="the same of outputs")
+    tags: tuple[str, ...] = Field(("serve",), description="which graph of a SavedModel is loaded")
+    accelerate: Literal["onnx"] | None = Field(
+        None, description="onnx: convert a SavedModel at load and serve the ONNX form if its answers agree"
+    )
+    accelerate_tolerance: float = Field(
+        1e-4, ge=0, description="how far they may differ, absolutely and relative to TensorFlow's answer"
     )
     warmup: bool = Field(True, description="run the smallest and the largest batch before the first request")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from serving.core.dtypes import BY_NUMPY
 from serving.core.errors import ErrorKind, ServingError, invalid
-from serving.core.types import InferRequest, Signature, TensorSpec
+from serving.core.types import DEFAULT_SIGNATURE, InferRequest, Signature, TensorSpec
 
 _BATCH_NOTE = (
     "NOTE: axis 0 is the batch dimension of this model, so each input shape must begin with the number of rows."
@@ -26,15 +26,24 @@ class Contract:
     model: str
     signature: Signature
     max_batch_size: int
+    signature_name: str = DEFAULT_SIGNATURE
+    unbatched_because: str = ""  # where `max_batch_size` is 0
     inputs: tuple[TensorSpec, ...] = field(init=False)
     outputs: tuple[str, ...] = field(init=False)
-    fixed: bool = field(init=False)  # no open axis behind axis 0, so all requests have the same trailing shapes
+    not_rows: frozenset[str] = field(init=False)  # optional inputs that have no batch axis
+    required: int = field(init=False)  # number of inputs that may not be missing
+    fixed: bool = field(init=False)  # all requests have the same inputs and trailing shapes
 
     def __post_init__(self) -> None:
         inputs = tuple(self.signature.inputs.values())
         object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "outputs", tuple(self.signature.outputs))
-        object.__setattr__(self, "fixed", all(-1 not in spec.row_shape for spec in inputs))
+        not_rows = frozenset(s.name for s in inputs if s.optional and s.shape is not None and s.shape[:1] != (-1,))
+        object.__setattr__(self, "not_rows", not_rows)
+        required = sum(not spec.optional for spec in inputs)
+        object.__setattr__(self, "required", required)
+        fixed = required == len(inputs) and all(s.shape is not None and -1 not in s.row_shape for s in inputs)
+        object.__setattr__(self, "fixed", fixed)
 
     def check(self, request: InferRequest) -> int:
         """The number of rows of a valid request.
@@ -43,30 +52,37 @@ class Contract:
             ServingError: INVALID, naming the input or output, what was expected and what came.
         """
         given, model, batched = request.inputs, self.model, self.max_batch_size > 0
-        if len(given) != len(self.inputs):
+        if not self.required <= len(given) <= len(self.inputs):
             raise self._wrong_inputs(request)
         rows = -1
+        taken = 0
         for spec in self.inputs:
             array = given.get(spec.name)
             if array is None:
+                if spec.optional:
+                    continue
                 raise self._wrong_inputs(request)
+            taken += 1
             if array.dtype != spec.dtype.numpy:
                 raise invalid(
                     f"inference input '{spec.name}' data-type is '{_oip_name(array.dtype)}', "
                     f"but model '{model}' expects '{spec.dtype.name}'"
                 )
             shape = array.shape
-            if not spec.accepts(shape):
-                if batched and not shape:
+            rowless = not batched or spec.name in self.not_rows
+            if not spec.accepts(shape) or not (rowless or shape):
+                if not (rowless or shape):
                     raise invalid(f"input '{spec.name}' has no shape but model requires batch dimension for '{model}'")
                 raise invalid(
                     f"unexpected shape for input '{spec.name}' for model '{model}'. "
-                    f"Expected {_text(spec.shape)}, got {_text(shape)}. {_BATCH_NOTE if batched else ''}"
+                    f"Expected {_text(spec.shape or ())}, got {_text(shape)}. {_BATCH_NOTE if batched else ''}"
                 )
-            if batched and shape[0] != rows:
+            if not rowless and shape[0] != rows:
                 if rows >= 0:
                     raise invalid(f"input '{spec.name}' batch size does not match other inputs for '{model}'")
                 rows = shape[0]
+        if taken != len(given):
+            raise self._wrong_inputs(request)
         if request.outputs:
             self._check_outputs(request)
         if not batched:
@@ -75,7 +91,7 @@ class Contract:
             raise invalid(
                 f"inference request batch-size must be <= {self.max_batch_size} for '{model}', got {rows} rows"
             )
-        if rows == 0:
+        if rows == 0 and not request.allow_empty:
             spec = self.inputs[0]
             raise invalid(
                 f"input byte size mismatch for input '{spec.name}' for model '{model}'. "
@@ -89,22 +105,32 @@ class Contract:
             return self.outputs
         return tuple(name for name in self.outputs if name in request.outputs)
 
-    def lane(self, request: InferRequest, outputs: tuple[str, ...]) -> tuple[object, ...]:
-        """Requests of equal lanes may share a run: they ask for the same outputs and their rows have equal shapes."""
-        if self.fixed:
-            return outputs
-        return (outputs, *(request.inputs[spec.name].shape[1:] for spec in self.inputs))
+    def lane(self, request: InferRequest, outputs: tuple[str, ...]) -> tuple[object, ...] | None:
+        """Requests of equal lanes may share a run: they are for the same signature, bring the same inputs, ask for the
+        same outputs and their rows have equal shapes. None: this one runs alone."""
+        if self.fixed and self.max_batch_size:
+            return (self.signature_name, outputs)
+        if not self.max_batch_size or not self.not_rows.isdisjoint(request.inputs):
+            return None
+        shapes = tuple((s.name, request.inputs[s.name].shape[1:]) for s in self.inputs if s.name in request.inputs)
+        return (self.signature_name, outputs, shapes)
 
     def _wrong_inputs(self, request: InferRequest) -> ServingError:
         known = self.signature.inputs
+        required = [name for name, spec in known.items() if not spec.optional]
         for name in request.inputs:
-            if name not in known and len(request.inputs) >= len(known):
+            if name not in known and len(request.inputs) >= len(required):
                 return invalid(
                     f"unexpected inference input '{name}' for model '{self.model}', which takes {_names(list(known))}"
                 )
-        missing = [name for name in known if name not in request.inputs]
+        missing = [name for name in required if name not in request.inputs]
+        number = (
+            f"{len(known)} inputs"
+            if len(required) == len(known)
+            else f"number of inputs between {len(required)} and {len(known)}"
+        )
         return invalid(
-            f"expected {len(known)} inputs but got {len(request.inputs)} inputs for model '{self.model}'. "
+            f"expected {number} but got {len(request.inputs)} inputs for model '{self.model}'. "
             f"Got input(s) {_names(list(request.inputs))}, but missing required input(s) {_names(missing)}. "
             "Please provide all required input(s)."
         )
@@ -121,6 +147,28 @@ class Contract:
             if name in seen:
                 raise invalid(f"output '{name}' already exists in request")
             seen.add(name)
+
+
+def why_no_batch_axis(signature: Signature) -> str | None:
+    """None if axis 0 of every input and output may be the batch axis, otherwise why there is none.
+
+    Inputs that may be missing, and outputs of which nothing is known, are left to the proof at load.
+    """
+    inputs = [spec for spec in signature.inputs.values() if not spec.optional]
+    if not inputs:
+        return "it has no inputs" if not signature.inputs else "all of its inputs are optional"
+    if signature.takes_examples:
+        inputs = []
+    for kind, specs in (("input", inputs), ("output", signature.outputs.values())):
+        for spec in specs:
+            if spec.shape is None:
+                if kind == "input":
+                    return f"the number of dimensions of input '{spec.name}' is open"
+            elif not spec.shape:
+                return f"{kind} '{spec.name}' is a scalar"
+            elif spec.shape[0] != -1:
+                return f"axis 0 of {kind} '{spec.name}' is fixed to {spec.shape[0]}"
+    return None
 
 
 def _text(shape: tuple[int, ...]) -> str:

@@ -3,17 +3,35 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import perf_counter
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from serving.core.errors import ErrorKind, ServingError
 from serving.core.types import InferRequest, InferResponse
-from serving.engine import Engine
+from serving.engine import Engine, Times
+from serving.protocols.offload import Offload
+from serving.repository.version import Version
 
 log = logging.getLogger(__name__)
 
 Wants = TypeVar("Wants")
 Reply = TypeVar("Reply")
+
+
+@dataclass(slots=True)
+class Heavy(Generic[Wants]):
+    """Which of a codec's functions would keep the event loop for too long. These run in a helper process, so all that
+    they are given and all that they give has to be picklable.
+
+    Attributes:
+        decode: this request's.
+        encode: says it of an answer.
+    """
+
+    offload: Offload
+    decode: bool
+    encode: Callable[[InferResponse, Wants], bool]
 
 
 async def answer(
@@ -23,6 +41,10 @@ async def answer(
     decode: Callable[[], tuple[InferRequest, Wants]],
     encode: Callable[[InferResponse, Wants], Reply],
     started: float,
+    *,
+    heavy: Heavy[Wants] | None = None,
+    version: Version | None = None,
+    name_request: bool = True,
 ) -> Reply:
     """Answers one inference request.
 
@@ -31,6 +53,9 @@ async def answer(
         model: the name that the request gives, known before it is decoded.
         decode: makes the request, and whatever `encode` has to know about the form of the answer.
         started: `time.perf_counter()` when the request had arrived.
+        heavy: None: nothing is.
+        version: what model and version were resolved to, if `decode` had to know.
+        name_request: whether refusals that depend on the model begin with the request's id.
 
     Raises:
         ServingError: what went wrong, for the client. An exception that nobody foresaw becomes a fixed text here, and a
@@ -39,29 +64,37 @@ async def answer(
     """
     request = None
     try:
-        request, wants = decode()
+        request, wants = await heavy.offload.run(decode) if heavy and heavy.decode else decode()
         decoded = perf_counter()
-        response = await engine.infer(request)
+        response = await engine.infer(request, version)
         inferred = perf_counter()
-        reply = encode(response, wants)
+        if heavy and heavy.encode(response, wants):
+            reply = await heavy.offload.run(encode, response, wants, refuse=False)  # the work is done
+        else:
+            reply = encode(response, wants)
+        encoded = perf_counter()
         engine.metrics.requests(model, str(response.version), protocol).answered(
-            decoded - started, response.timing, perf_counter() - inferred
+            decoded - started, response.timing, encoded - inferred
         )
+        if engine.observer is not None:
+            engine.observer(protocol, request, response, Times(started, decoded, inferred, encoded))
         return reply
     except ServingError as error:
-        _count(engine, protocol, model, request, error.kind)
-        if request is not None and error.kind in (ErrorKind.INVALID, ErrorKind.QUEUE_FULL):
+        _count(engine, protocol, model, version, request, error.kind)
+        if name_request and request is not None and error.kind in (ErrorKind.INVALID, ErrorKind.QUEUE_FULL):
             raise ServingError(error.kind, f"[request id: {request.id or '<id_unknown>'}] {error.message}") from None
         raise
     except asyncio.CancelledError:
-        _count(engine, protocol, model, request, ErrorKind.CANCELLED)
+        _count(engine, protocol, model, version, request, ErrorKind.CANCELLED)
         raise
     except Exception as error:
         log.exception("a request for model '%s' failed [request id: %s]", model, request.id if request else "")
-        _count(engine, protocol, model, request, ErrorKind.INTERNAL)
+        _count(engine, protocol, model, version, request, ErrorKind.INTERNAL)
         raise ServingError(ErrorKind.INTERNAL, "internal error; the server's log has the details") from error
 
 
-def _count(engine: Engine, protocol: str, model: str, request: InferRequest | None, kind: ErrorKind) -> None:
-    name, version = engine.known(model, request.version if request else None)
-    engine.metrics.requests(name, version, protocol).failed(kind.value)
+def _count(
+    engine: Engine, protocol: str, model: str, version: Version | None, request: InferRequest | None, kind: ErrorKind
+) -> None:
+    number = version.number if version else request.version if request else None
+    engine.metrics.requests(*engine.known(model, number), protocol).failed(kind.value)

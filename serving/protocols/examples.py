@@ -12,7 +12,7 @@ import numpy as np
 from serving.core import dtypes
 from serving.core.generate import random_inputs
 from serving.core.types import Tensors
-from serving.protocols import oip
+from serving.protocols.oip import tensors
 from serving.repository.catalog import Catalog
 from serving.repository.version import Version
 
@@ -21,10 +21,12 @@ _INLINE_ELEMENTS = 1000  # a longer request is shown in binary form, or not at a
 
 @dataclass(frozen=True)
 class Example:
-    """A JSON body that this version answers with 200."""
+    """JSON bodies that this version answers with 200, by the action that they are for."""
 
     version: int
-    body: dict[str, Any]
+    infer: dict[str, Any]
+    generate: dict[str, Any]
+    predict: dict[str, Any]  # TensorFlow Serving's
 
 
 def infer_examples(catalog: Catalog) -> dict[str, Example]:
@@ -34,7 +36,7 @@ def infer_examples(catalog: Catalog) -> dict[str, Example]:
         if model.latest is not None:
             body = infer_body(model.latest)
             if body is not None:
-                found[name] = Example(model.latest.number, body)
+                found[name] = Example(model.latest.number, body, _generate_body(body), _predict_body(body))
     return found
 
 
@@ -48,6 +50,24 @@ def infer_body(version: Version) -> dict[str, Any] | None:
     return {"inputs": [_json_input(name, array) for name, array in inputs.items()]}
 
 
+def _generate_body(infer: dict[str, Any]) -> dict[str, Any]:
+    """The same tensors as plain values."""
+    return {t["name"]: t["data"] if len(t["data"]) != 1 else t["data"][0] for t in infer["inputs"]}
+
+
+def _predict_body(infer: dict[str, Any]) -> dict[str, Any]:
+    """The same tensors in TensorFlow Serving's column form."""
+    tensors = {tensor["name"]: _nested(tensor["data"], tensor["shape"]) for tensor in infer["inputs"]}
+    return {"inputs": tensors}
+
+
+def _nested(flat: list[Any], shape: list[int]) -> Any:
+    if not shape:
+        return flat[0]
+    step = math.prod(shape[1:])
+    return [_nested(flat[i * step : (i + 1) * step], shape[1:]) for i in range(shape[0])]
+
+
 def curl(version: Version, base_url: str) -> str:
     """A command that sends a valid request; `base_url` without a slash at its end."""
     url = f"{base_url}/v2/models/{quote(version.model, safe='')}/infer"
@@ -58,7 +78,7 @@ def curl(version: Version, base_url: str) -> str:
     inputs = _inputs(version)
     sizes = {name: a.size * 4 if a.dtype == object else a.nbytes for name, a in inputs.items()}
     heads = [
-        {**oip.tensor_head(name, a), "parameters": {"binary_data_size": sizes[name]}} for name, a in inputs.items()
+        {**tensors.tensor_head(name, a), "parameters": {"binary_data_size": sizes[name]}} for name, a in inputs.items()
     ]
     header = _compact({"inputs": heads, "parameters": {"binary_data_output": True}})
     return (
@@ -79,7 +99,7 @@ def _json_input(name: str, array: np.ndarray) -> dict[str, Any]:
         flat = [element.decode("utf-8", "replace") for element in flat]
     elif array.dtype.kind == "f":
         flat = [_short(v) for v in flat]
-    return {**oip.tensor_head(name, array), "data": flat}
+    return {**tensors.tensor_head(name, array), "data": flat}
 
 
 def _short(value: float) -> float | int:

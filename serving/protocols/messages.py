@@ -1,46 +1,45 @@
-"""Protobuf message classes from the packaged descriptor sets, in a pool of their own.
+"""Protobuf messages, enums and services from the packaged descriptors, in a pool of their own.
 
-`tritonclient`, `kserve` and `tensorflow-serving-api` register messages of the same names in protobuf's global pool,
-where a second definition is an error. In a private pool ours can share a process with any of them.
+`tritonclient`, `kserve`, `tensorflow` and `tensorflow-serving-api` register messages of the same names in protobuf's
+global pool, where a second definition is an error. In a private pool ours can share a process with any of them.
+
+A namespace holds what one protobuf package declares: `oip.ModelInferRequest` is a message class (with the messages and
+enums nested in it as its own attributes), `tf.DataType` an IntEnum, `tfs.ModelService` a service descriptor.
 """
 
+from enum import IntEnum
 from importlib.resources import files
-from typing import Any
+from types import SimpleNamespace  # made at run time, so what it holds is unknown to a type checker
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 
-_pool = descriptor_pool.DescriptorPool()
-
-
-def _load(name: str) -> None:
-    data = files("serving.protocols").joinpath("descriptors", f"{name}.binpb").read_bytes()
-    for file in descriptor_pb2.FileDescriptorSet.FromString(data).file:
-        _pool.Add(file)
+pool = DescriptorPool()
+_packages: dict[str, SimpleNamespace] = {}
 
 
-def _message(name: str) -> Any:  # the classes are made at run time, so their fields are unknown to a type checker
-    return message_factory.GetMessageClass(_pool.FindMessageTypeByName(name))
+def _load() -> None:
+    data = (files("serving.protocols") / "descriptors" / "all.binpb").read_bytes()
+    for proto in FileDescriptorSet.FromString(data).file:  # a file comes after those that it imports
+        pool.Add(proto)
+        file = pool.FindFileByName(proto.name)
+        package = _packages.setdefault(file.package, SimpleNamespace())
+        for name, message in file.message_types_by_name.items():
+            setattr(package, name, GetMessageClass(message))
+        for name, enum in file.enum_types_by_name.items():
+            setattr(package, name, IntEnum(name, [(value.name, value.number) for value in enum.values]))
+        for name, service in file.services_by_name.items():
+            setattr(package, name, service)
 
 
-_load("open_inference_grpc")
+_load()
 
-OIP_SERVICE = _pool.FindServiceByName("inference.GRPCInferenceService")
-
-ServerLiveRequest = _message("inference.ServerLiveRequest")
-ServerLiveResponse = _message("inference.ServerLiveResponse")
-ServerReadyRequest = _message("inference.ServerReadyRequest")
-ServerReadyResponse = _message("inference.ServerReadyResponse")
-ModelReadyRequest = _message("inference.ModelReadyRequest")
-ModelReadyResponse = _message("inference.ModelReadyResponse")
-ServerMetadataRequest = _message("inference.ServerMetadataRequest")
-ServerMetadataResponse = _message("inference.ServerMetadataResponse")
-ModelMetadataRequest = _message("inference.ModelMetadataRequest")
-ModelMetadataResponse = _message("inference.ModelMetadataResponse")
-ModelInferRequest = _message("inference.ModelInferRequest")
-ModelInferResponse = _message("inference.ModelInferResponse")
-RepositoryIndexRequest = _message("inference.RepositoryIndexRequest")
-RepositoryIndexResponse = _message("inference.RepositoryIndexResponse")
-RepositoryModelLoadRequest = _message("inference.RepositoryModelLoadRequest")
-RepositoryModelLoadResponse = _message("inference.RepositoryModelLoadResponse")
-RepositoryModelUnloadRequest = _message("inference.RepositoryModelUnloadRequest")
-RepositoryModelUnloadResponse = _message("inference.RepositoryModelUnloadResponse")
+oip = _packages["inference"]
+tf = _packages["tensorflow"]
+tf_error = _packages["tensorflow.error"]
+tfs = _packages["tensorflow.serving"]
+health = _packages["grpc.health.v1"]
+reflection = _packages["grpc.reflection.v1"]
+reflection_v1alpha = _packages["grpc.reflection.v1alpha"]
+protobuf = _packages["google.protobuf"]

@@ -29,6 +29,7 @@ class CatalogModel:
     ready: Mapping[int, Version]
     latest: Version | None
     coming: frozenset[int] = frozenset()  # versions on their way up
+    labels: Mapping[str, int] = field(default_factory=dict)  # as asked for; one that is not ready resolves to nothing
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Reads directories: which models and versions a path holds. Blocking file work, no state.
 
-A path is a repository (`<name>/<version>/model.onnx`), one model's directory (`<version>/model.onnx`, or `model.onnx`
-itself), or one model file.
+A path is a repository (`<name>/<version>/<artifact>`), one model's directory (`<version>/<artifact>`, or the artifact
+itself: a SavedModel's directory, for instance), or one `.onnx` file. What an artifact is, backends know.
 """
 
 import os
@@ -57,6 +57,8 @@ def kind_of(path: Path) -> Kind:
     """Raises: LayoutError: there is nothing of any kind, or it cannot be read."""
     try:
         if path.is_file():
+            if path.name == "saved_model.pb":
+                raise LayoutError(f"'{path}' is one file of a SavedModel: name its directory, '{path.parent}'")
             if path.suffix != ".onnx":
                 raise LayoutError(f"'{path}' is not a model file: its name does not end in .onnx")
             return Kind.FILE

@@ -7,38 +7,31 @@ Every change ends in a new `Catalog`. A version is published when it is READY; o
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from types import MappingProxyType
 
-from watchfiles import awatch
-
-from serving.batching.batcher import Batcher, BatchPolicy
 from serving.core.errors import ErrorKind, ServingError, invalid
 from serving.core.metrics import LiveVersion, Metrics
-from serving.core.spec import ModelSpec, SpecError, parse_spec
-from serving.repository import loading
+from serving.core.spec import ModelSpec, SpecError
+from serving.repository import listing, loading, upload
 from serving.repository.catalog import Catalog
-from serving.repository.layout import FoundModel, Kind, LayoutError, kind_of, scan
+from serving.repository.jobs import Jobs
+from serving.repository.layout import Kind
 from serving.repository.model import Model
-from serving.repository.policy import Held, plan
+from serving.repository.orders import Order, Orders, Wanted
+from serving.repository.policy import made_of, plan
+from serving.repository.policy import wanted as wanted_versions
+from serving.repository.survey import Finding, survey
+from serving.repository.survey import Source as Source
 from serving.repository.version import State, Version
+from serving.repository.watch import Watch
 
 log = logging.getLogger(__name__)
 
 _LOADERS = 2  # versions that load at the same time
 _UNSETTLED_CHECK_S = 0.25
-
-
-@dataclass(frozen=True)
-class Source:
-    """A path to serve from. `name` overrides the model's name where the path is one model."""
-
-    path: Path
-    name: str | None = None
 
 
 class Manager:
@@ -50,6 +43,7 @@ class Manager:
         settle_s: how long a version's files must have been left alone before they are read.
         poll_s: how often directories are read when no file event came.
         watch: False: nothing is picked up by itself, only by `load`.
+        allow_upload: whether `load` may bring files along.
     """
 
     def __init__(
@@ -61,22 +55,23 @@ class Manager:
         settle_s: float = 1.0,
         poll_s: float = 5.0,
         watch: bool = True,
+        allow_upload: bool = False,
     ) -> None:
         self._sources = tuple(sources)
         self._publish_catalog = publish
         self._metrics = metrics
         self._settle_s = settle_s
         self._poll_s = poll_s
-        self._watch = watch
+        self._watched = watch
         self._models: dict[str, Model] = {}
-        self._by_source: dict[Source, frozenset[str]] = {}
+        self._orders = Orders()
+        self._uploads = upload.Uploads(allow_upload)
         self._kinds: dict[Source, Kind] = {}
         self._complaints: dict[Source, frozenset[str]] = {}
         self._started = False
         self._closing = False
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._background: list[asyncio.Task[None]] = []
-        self._news = asyncio.Event()
+        self._jobs = Jobs()
+        self._watching: asyncio.Task[None] | None = None
         self._reconciling = asyncio.Lock()
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="load")
         metrics.states = tuple(state.value for state in State)
@@ -87,40 +82,108 @@ class Manager:
     async def start(self) -> None:
         """Loads what is wanted and returns when every load has ended, well or badly; then watches."""
         await self.reconcile(settle_s=0.0)
-        await self._loads_ended()
+        await self._jobs.ended("load ")
         self._started = True
-        if self._watch:
-            self._background = [
-                asyncio.create_task(self._reconcile_for_ever()),
-                asyncio.create_task(self._listen()),
-            ]
+        if self._watched:
+            self._watching = asyncio.create_task(self._watch())
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, spec: ModelSpec | None = None, files: Mapping[str, bytes] | None = None) -> None:
         """Reconciles one model now, whatever was decided about it before, and waits for the result.
+
+        Args:
+            spec: the settings that it was given count instead of those in `model.yaml`, until the next load.
+            files: instead of the model's directory, until the next load; see `upload.check_files`. With settings or
+                files that fail, the model is served as it was before.
 
         Raises:
             ServingError: INVALID: not in any repository, or a wanted version failed; the reason is in the message.
+                FORBIDDEN: files are not allowed here.
         """
         _check_name(name)
-        if name in self._models:
-            self._models[name].kept_out = False
-            self._forget_failed(self._models[name])
-        await self.reconcile(settle_s=0.0, only=name)
-        model = self._models.get(name)
-        if model is None or model.gone or not model.found.versions:
-            raise invalid(f"failed to load '{name}', failed to poll from model repository")
-        await self._loads_ended(model)
-        if model.failed:
-            number, failed = max(model.failed.items())
-            raise invalid(f"load failed for model '{name}': version {number} is at UNAVAILABLE state: {failed.reason};")
+        if files is not None:
+            self._uploads.check(name, files)
+        await self._jobs.run(f"the load of '{name}'", self._load(name, spec, files))
+
+    async def _load(self, name: str, spec: ModelSpec | None, files: Mapping[str, bytes] | None) -> None:
+        sent = None
+        if files is not None:
+            sent = Source(await asyncio.to_thread(self._uploads.write, name, files), name, Kind.MODEL)
+        try:
+            async with self._reconciling:
+                before, order = self._orders.of(name), self._orders.loaded(name, spec, sent)
+                findings = await self._survey(order.place)
+                listing.find(findings, name, order.place, self._sources)
+                self._orders.give(name, order)
+                self._take_in(findings, settle_s=0.0, only=name, retry=True)
+            try:
+                await self._served(name)
+            except ServingError:
+                if spec is not None or sent is not None:
+                    await self._take_back(name, order, before)
+                raise
+        finally:
+            if sent is not None:
+                self._uploads.hold(sent.path)
+            self._sweep()
+
+    async def _take_back(self, name: str, order: Order, before: Order) -> None:
+        """An order that failed gives way to the one that it replaced, unless a newer one is there."""
+        async with self._reconciling:
+            if self._orders.of(name) is order:
+                findings = await self._survey(before.place)
+                self._orders.give(name, before)
+                self._take_in(findings, settle_s=0.0, only=name)
 
     async def unload(self, name: str) -> None:
         """Takes a model out of service until `load`. When it returns, no new request can reach it."""
         _check_name(name)
+        self._orders.give(name, self._orders.unloaded(name))
+        if name in self._models:
+            self._act(self._models[name])
+
+    async def apply(self, models: Sequence[Wanted]) -> None:
+        """Serves these models and no others: all earlier loads and unloads are forgotten. Waits for the result.
+
+        Raises:
+            ServingError: INVALID, FORBIDDEN or PRECONDITION: the list cannot be had (see `listing`), and nothing has
+                changed; or INVALID: a version failed, and the others of the list are served.
+        """
+        for wanted in models:
+            _check_name(wanted.name)
+        await self._jobs.run("the change to another list of models", self._apply(models))
+
+    async def _apply(self, models: Sequence[Wanted]) -> None:
+        try:
+            async with self._reconciling:
+                placed = await asyncio.to_thread(listing.places, models, self._sources)
+                findings = await self._survey(*(place for _, place in placed))
+                listing.check(placed, findings, self._sources)
+                self._orders.replace(placed)
+                self._take_in(findings, settle_s=0.0, retry=True)
+                for model in list(self._models.values()):
+                    if self._orders.of(model.name).kept_out:  # also where its source could not be read
+                        self._act(model)
+            for wanted in models:
+                listing.check_labels(wanted, await self._served(wanted.name))
+        finally:
+            self._sweep()
+
+    async def _served(self, name: str) -> Mapping[int, Version]:
+        """What serves of a model when all of its loads have ended.
+
+        Raises:
+            ServingError: INVALID: one failed, or there was nothing to load.
+        """
+        await self._jobs.ended(f"load {name}/")
         model = self._models.get(name)
-        if model is not None:
-            model.kept_out = True
-            await self._act(model)
+        if model is None:  # taken away meanwhile
+            return {}
+        if not model.spec_error and not wanted_versions(model.found.versions, model.spec):
+            raise listing.none_of(name, model.spec.versions, model.found)
+        if model.failed:
+            number, failed = max(model.failed.items())
+            raise invalid(f"load failed for model '{name}': version {number} is at UNAVAILABLE state: {failed.reason};")
+        return model.live
 
     def hurry(self) -> None:
         """The server is about to stop: no request waits for company any more."""
@@ -131,70 +194,100 @@ class Manager:
     async def close(self) -> None:
         """Unloads everything. Loads that are under way are left to end by themselves."""
         self._closing = True
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-        self._loaders.shutdown(wait=False, cancel_futures=True)
-        for model in self._models.values():
-            model.kept_out = True
-            for version in list(model.live.values()):
-                self._retire(model, version)
-        self._publish()
-        leaving = [t for t in self._tasks if t.get_name().startswith("unload")]
-        await asyncio.gather(*leaving, return_exceptions=True)
+        try:
+            if self._watching is not None:
+                self._watching.cancel()
+                await asyncio.gather(self._watching, return_exceptions=True)
+            self._loaders.shutdown(wait=False, cancel_futures=True)
+            self._orders.replace([])
+            for model in list(self._models.values()):
+                self._act(model)
+            await self._jobs.ended("unload ")
+        finally:
+            self._uploads.close()
 
     # Reconciling
 
-    async def reconcile(self, settle_s: float | None = None, only: str | None = None) -> None:
+    async def reconcile(self, settle_s: float | None = None) -> None:
         """Reads the sources and starts what has to be done; does not wait for loads."""
-        settle_s = self._settle_s if settle_s is None else settle_s
         async with self._reconciling:
-            for source in self._sources:
-                await self._reconcile_source(source, settle_s, only)
+            findings = await self._survey(*self._orders.places())
+            self._take_in(findings, self._settle_s if settle_s is None else settle_s)
 
-    async def _reconcile_source(self, source: Source, settle_s: float, only: str | None) -> None:
-        try:
-            kind, found, specs = await asyncio.to_thread(_read, source, self._kinds.get(source))
-        except LayoutError as error:
-            self._complain(source, [str(error)])  # and change nothing
-            return
-        self._kinds[source] = kind
-        known = self._by_source.get(source, frozenset())
-        if not found and known:
+    async def _survey(self, *places: Source | None) -> list[Finding]:
+        """Reads these places and all sources, each once."""
+        sources = dict.fromkeys(filter(None, (*places, *self._sources)))
+        return await asyncio.to_thread(survey, tuple(sources), dict(self._kinds))
+
+    def _take_in(
+        self, findings: Sequence[Finding], settle_s: float, only: str | None = None, retry: bool = False
+    ) -> None:
+        """What was found, of one model or of all, becomes what is known, and is acted on.
+
+        Args:
+            retry: what failed before is tried again.
+        """
+        for finding in findings:
+            for name in self._news_of(finding):
+                if only in (None, name):
+                    self._update(name, finding, settle_s, retry)
+        for name, model in list(self._models.items()):
+            if only in (None, name) and not model.gone and self._owner(name) is None:  # the place that it had has ended
+                model.gone = True
+                self._act(model)
+
+    def _news_of(self, finding: Finding) -> list[str]:
+        """The models on which this source has a say: those that it holds, and those that it held. None if it is not to
+        be trusted: what cannot be read, or was emptied as a whole, changes nothing."""
+        source = finding.source
+        if finding.problem:
+            self._complain(source, [finding.problem])
+            return []
+        if finding.kind is not None and source in self._sources:
+            self._kinds[source] = finding.kind
+        known = {name for name, model in self._models.items() if not model.gone and self._owner(name) == source}
+        if not finding.models and known:
             self._complain(source, [f"'{source.path}' is empty; its models stay as they are"])
-            return
-        taken = {name for other, names in self._by_source.items() if other != source for name in names}
+            return []
+        others = {name for name in finding.models if self._owner(name) not in (None, source)}
         self._complain(
             source,
             [
                 f"model '{name}' of '{source.path}' is served from another path already"
-                for name in sorted(found.keys() & taken)
+                for name in sorted(others)
+                if self._owner(name) in self._sources
             ],
         )
-        names = found.keys() - taken
-        if only is not None:
-            names = names & {only} | known
-        self._by_source[source] = frozenset(names)
-        for name in sorted(names | known if only is None else (names | known) & {only}):
-            if name in found:
-                model = self._models.get(name)
-                if model is None:
-                    model = self._models[name] = Model(name, found[name], specs[name])
-                model.gone = False
-                self._take_in(model, found[name], specs[name])
-                await self._act(model, settle_s)
-            elif name in self._models:
-                self._models[name].gone = True
-                await self._act(self._models[name], settle_s)
+        return sorted((finding.models.keys() - others) | known)
 
-    def _take_in(self, model: Model, found: FoundModel, spec: ModelSpec | SpecError) -> None:
-        if not found.versions and model.found.versions:
-            log.warning("model '%s' has no versions on disk any more; what is loaded stays", model.name)
-        model.found, model.read_spec = found, spec
+    def _update(self, name: str, finding: Finding, settle_s: float, retry: bool) -> None:
+        found = finding.models.get(name)
+        model = self._models.get(name)
+        if found is not None and model is None:
+            model = self._models[name] = Model(name, finding.source, found, finding.specs[name])
+        if model is None:
+            return
+        model.gone = found is None
+        if found is not None:
+            if not found.versions and model.found.versions:
+                log.warning("model '%s' has no versions on disk any more; what is loaded stays", name)
+            model.source, model.found, model.read_spec = finding.source, found, finding.specs[name]
+        if retry:
+            self._forget_failed(model)
+        self._act(model, settle_s)
 
-    async def _act(self, model: Model, settle_s: float | None = None) -> None:
+    def _owner(self, name: str) -> Source | None:
+        """The one source that may say what this model is; None: the first that has it."""
+        place = self._orders.of(name).place
+        if place is not None:
+            return place
+        model = self._models.get(name)
+        return model.source if model and not model.gone and model.source in self._sources else None
+
+    def _act(self, model: Model, settle_s: float | None = None) -> None:
         """Does what the plan for one model says."""
-        if model.gone or model.kept_out:
+        model.order = self._orders.of(model.name)
+        if model.gone or model.order.kept_out:
             for version in list(model.live.values()):
                 self._retire(model, version)
             if model.gone:
@@ -204,21 +297,24 @@ class Manager:
             self._publish()
             return
         settled = model.settled(self._settle_s if settle_s is None else settle_s, time.monotonic(), time.time())
-        held = [
-            Held(v.number, v.found.fingerprint, v.state is State.READY, v.state is State.FAILED)
-            for v in model.versions()
-            if v not in model.leaving
-        ]
-        todo = plan(settled, model.found.versions.keys(), held, model.spec)
+        candidates = {number: made_of(found, model.spec) for number, found in settled.items()}
+        todo = plan(candidates, model.found.versions.keys(), model.held(), model.spec)
         for number in todo.forget:
             model.failed.pop(number).to(State.END)
         for number in todo.load:
             version = Version(model.name, settled[number], model.spec)
             model.coming[number] = version
-            self._spawn(self._bring_up(model, version), f"load {version}")
+            self._jobs.start(f"load {version}", self._bring_up(model, version))
         for number in todo.unload:
             self._retire(model, model.live[number])
         self._publish()
+
+    def _sweep(self) -> None:
+        """Removes uploaded files that no order and no version needs any more."""
+        needed = {place.path for place in self._orders.places()}
+        needed |= {v.found.path.parent for model in self._models.values() for v in model.versions()}
+        if stale := self._uploads.release_all_but(needed):
+            self._jobs.start("removal of uploads", asyncio.to_thread(upload.remove, stale))
 
     async def _bring_up(self, model: Model, version: Version) -> None:
         loop = asyncio.get_running_loop()
@@ -235,7 +331,7 @@ class Manager:
             loaded = await loop.run_in_executor(
                 self._loaders, loading.warm_up, model.name, version.found, version.spec, session
             )
-            self._equip(version, loaded, loop)
+            version.equip(loaded, self._metrics, loop)
         except Exception as error:  # whatever a runtime raises: it must not take the server down
             if session is not None:
                 session.close()
@@ -253,21 +349,7 @@ class Manager:
         else:
             self._enter(model, version)
             self._metrics.loaded(model.name, "ok", time.monotonic() - started)
-        await self._act(model)
-
-    def _equip(self, version: Version, loaded: loading.Loaded, loop: asyncio.AbstractEventLoop) -> None:
-        """Gives a loaded version its batcher and all else that requests need."""
-        spec, session = version.spec, loaded.session
-        rows = self._metrics.batches(version.model, str(version.number))
-        policy = BatchPolicy(
-            loaded.contract.max_batch_size, spec.max_queue_rows, spec.max_queue_delay_ms / 1000, spec.instances
-        )
-        version.batcher = Batcher(str(version), session.run, policy, loop, lambda n, _seconds: rows.observe(n))
-        version.session = session
-        version.contract = loaded.contract
-        version.unbatched_because = loaded.unbatched_because
-        version.platform = session.platform
-        version.sample = loaded.sample
+        self._act(model)
 
     def _enter(self, model: Model, version: Version) -> None:
         """A version becomes READY and takes the place of an older copy of the same number."""
@@ -287,7 +369,7 @@ class Manager:
     def _leave(self, model: Model, version: Version) -> None:
         version.to(State.DRAINING)
         model.leaving.add(version)
-        self._spawn(self._take_down(model, version), f"unload {version}")
+        self._jobs.start(f"unload {version}", self._take_down(model, version))
 
     async def _take_down(self, model: Model, version: Version) -> None:
         await version.unleased()
@@ -302,6 +384,7 @@ class Manager:
             self._metrics.retire(model.name, str(version.number))
         if model.gone and not any(model.versions()):
             self._models.pop(model.name, None)
+        self._sweep()
         self._publish()
 
     def _forget_failed(self, model: Model) -> None:
@@ -309,81 +392,39 @@ class Manager:
             version.to(State.END)
         model.failed.clear()
 
-    async def _loads_ended(self, model: Model | None = None) -> None:
-        while True:
-            prefix = f"load {model.name}/" if model else "load "
-            loads = [t for t in self._tasks if t.get_name().startswith(prefix)]
-            if not loads:
-                return
-            await asyncio.wait(loads)  # a caller that is cancelled does not take the loads with it
-
-    def _spawn(self, work: "asyncio._CoroutineLike[None]", name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     # Watching
 
-    async def _reconcile_for_ever(self) -> None:
-        while True:
-            unsettled = any(m.unsettled for m in self._models.values())
-            wait_s = min(self._poll_s, _UNSETTLED_CHECK_S) if unsettled else self._poll_s
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._news.wait()
-            except TimeoutError:
-                pass
-            self._news.clear()
+    async def _watch(self) -> None:
+        directories = await asyncio.to_thread(lambda: [s.path for s in self._sources if s.path.is_dir()])
+        async for _ in Watch(directories, self._poll_s, self._wait_s).changes():
             try:
                 await self.reconcile()
             except Exception:  # a bug here must not end the watch
                 log.exception("reading the model repository failed; the next attempt is in %g s", self._poll_s)
 
-    async def _listen(self) -> None:
-        directories = [s.path for s in self._sources if s.path.is_dir()]
-        if not directories:
-            return
-        try:
-            async for _ in awatch(*directories, debounce=200, step=50, rust_timeout=0):
-                self._news.set()
-        except OSError as error:
-            log.warning("no file events (%s): directories are read every %g s instead", error, self._poll_s)
+    def _wait_s(self) -> float:
+        unsettled = any(model.unsettled for model in self._models.values())
+        return min(self._poll_s, _UNSETTLED_CHECK_S) if unsettled else self._poll_s
 
     def _complain(self, source: Source, texts: Sequence[str]) -> None:
         """Says what is wrong with a source now; what was said the last time is not said again."""
+        before = self._complaints.pop(source, frozenset())
         for text in texts:
-            if text not in self._complaints.get(source, frozenset()):
+            if text not in before:
                 log.warning("%s", text)
-        self._complaints[source] = frozenset(texts)
+        if texts:
+            self._complaints[source] = frozenset(texts)
 
     # Publishing
 
     def _publish(self) -> None:
         models = {name: m.in_catalog() for name, m in sorted(self._models.items()) if not (m.gone and not m.live)}
         index = tuple(entry for name in models for entry in self._models[name].in_index())
-        wanted = [m for m in self._models.values() if not m.kept_out and not m.gone and m.found.versions]
+        wanted = [m for m in self._models.values() if not m.order.kept_out and not m.gone and m.found.versions]
         self._publish_catalog(Catalog(MappingProxyType(models), index, all(m.live for m in wanted)))
 
     def _live(self) -> Iterator[LiveVersion]:
         return chain.from_iterable(model.live_versions() for model in self._models.values())
-
-
-def _read(source: Source, kind: Kind | None) -> tuple[Kind, dict[str, FoundModel], dict[str, ModelSpec | SpecError]]:
-    kind = kind or kind_of(source.path)
-    found = scan(source.path, source.name, kind)
-    return kind, found, {name: read_spec(model) for name, model in found.items()}
-
-
-def read_spec(model: FoundModel) -> ModelSpec | SpecError:
-    """The model's settings: those of its `model.yaml`, or what is wrong with it."""
-    if model.spec_file is None:
-        return ModelSpec()
-    try:
-        return parse_spec(model.spec_file.read_text(), str(model.spec_file))
-    except SpecError as error:
-        return error
-    except (OSError, UnicodeDecodeError) as error:
-        return SpecError(f"{model.spec_file}: cannot be read: {error}")
 
 
 def _check_name(name: str) -> None:

@@ -11,7 +11,9 @@ from serving.core.metrics import LiveVersion
 from serving.core.spec import ModelSpec, SpecError
 from serving.repository.catalog import CatalogModel, IndexEntry
 from serving.repository.layout import Fingerprint, FoundModel, FoundVersion
-from serving.repository.policy import is_settled
+from serving.repository.orders import Order
+from serving.repository.policy import Held, is_settled
+from serving.repository.survey import Source
 from serving.repository.version import State, Version
 
 
@@ -21,15 +23,16 @@ class Model:
     the replacement made from changed files."""
 
     name: str
+    source: Source  # where `found` and `read_spec` are from
     found: FoundModel
     read_spec: ModelSpec | SpecError  # as `model.yaml` is now
-    spec: ModelSpec = field(default_factory=ModelSpec)  # as it was when its files had settled
+    order: Order = field(default_factory=Order)  # what was asked for by hand
+    spec: ModelSpec = field(default_factory=ModelSpec)  # what counts, as it was when its files had settled
     spec_error: str = ""
     live: dict[int, Version] = field(default_factory=dict)
     coming: dict[int, Version] = field(default_factory=dict)
     failed: dict[int, Version] = field(default_factory=dict)
     leaving: set[Version] = field(default_factory=set)
-    kept_out: bool = False  # unloaded by hand, until it is loaded by hand
     gone: bool = False  # no longer on disk
     unsettled: frozenset[int] = frozenset()
     seen: dict[int, tuple[Fingerprint, float]] = field(default_factory=dict)  # and since when (monotonic)
@@ -57,26 +60,35 @@ class Model:
                 settled[number] = version
         self.seen = seen
         if settled:  # and `model.yaml` with them, whose age counts for each version
-            if isinstance(self.read_spec, SpecError):
-                self.spec_error = str(self.read_spec)
+            spec = self.order.settings(self.read_spec)
+            if isinstance(spec, SpecError):
+                self.spec_error = str(spec)
             else:
-                self.spec, self.spec_error = self.read_spec, ""
+                self.spec, self.spec_error = spec, ""
         self.unsettled = frozenset(self.found.versions) - frozenset(settled)
         return settled
+
+    def held(self) -> list[Held]:
+        """What there is to plan with; versions on their way out are not."""
+        return [
+            Held(v.number, v.made_of, v.state is State.READY, v.state is State.FAILED)
+            for v in self.versions()
+            if v not in self.leaving
+        ]
 
     def in_catalog(self) -> CatalogModel:
         """What can be asked for."""
         ready = MappingProxyType(dict(sorted(self.live.items())))
         latest = self.live[max(self.live)] if self.live else None
-        return CatalogModel(self.name, ready, latest, frozenset(self.coming))
+        return CatalogModel(self.name, ready, latest, frozenset(self.coming), self.spec.version_labels)
 
     def in_index(self) -> Iterator[IndexEntry]:
         """A line for each version that is known, or one for the model."""
         entries: dict[int, IndexEntry] = {}
-        if self.kept_out:
+        if self.order.kept_out:
             for number in self.found.versions:
                 entries[number] = IndexEntry(self.name, number, State.END, "unloaded")
-        for number in self.unsettled if not self.kept_out else ():
+        for number in self.unsettled if not self.order.kept_out else ():
             entries[number] = IndexEntry(self.name, number, State.NEW, "its files are still being written")
         for version in (*self.leaving, *self.failed.values(), *self.coming.values(), *self.live.values()):
             reason = version.reason

@@ -16,6 +16,14 @@ def wanted(numbers: Collection[int], spec: ModelSpec) -> set[int]:
     return set(numbers) & set(spec.versions)
 
 
+def made_of(found: FoundVersion, spec: ModelSpec) -> object:
+    """What a version in memory is made of: while it is equal, nothing has to be loaded again.
+
+    Which versions are served, and what they are called, is settled without touching those that stay.
+    """
+    return found.fingerprint, spec.model_copy(update={"versions": Latest(), "version_labels": {}})
+
+
 def is_settled(found: FoundVersion, wall_now: float, quiet_s: float, settle_s: float) -> bool:
     """May its files be read, or may they still be being written?
 
@@ -29,10 +37,10 @@ def is_settled(found: FoundVersion, wall_now: float, quiet_s: float, settle_s: f
 
 @dataclass(frozen=True)
 class Held:
-    """A version object that the server has: which number, made from which files, and how it stands."""
+    """A version object that the server has: which number, made of what, and how it stands."""
 
     number: int
-    fingerprint: object
+    made_of: object
     ready: bool
     failed: bool  # of the others, each is on its way up
 
@@ -44,16 +52,15 @@ class Plan:
     forget: tuple[int, ...]  # failed versions that were removed or have changed
 
 
-def plan(
-    candidates: Mapping[int, FoundVersion], present: Collection[int], held: Collection[Held], spec: ModelSpec
-) -> Plan:
+def plan(candidates: Mapping[int, object], present: Collection[int], held: Collection[Held], spec: ModelSpec) -> Plan:
     """What brings one model nearer to what is wanted of it.
 
-    A version that failed is no candidate until its files change, so the next best takes its place. A ready version
-    that is no longer wanted stays until every wanted one is ready: nothing is taken away before its successor serves.
+    A version that failed is no candidate until its files or settings change, so the next best takes its place. A ready
+    version that is no longer wanted stays until every wanted one is ready: nothing is taken away before its successor
+    serves.
 
     Args:
-        candidates: versions on disk whose files have settled.
+        candidates: versions on disk whose files have settled, and what each would be made of.
         present: all version numbers on disk, settled or not.
         held: live and failed version objects; a number may occur twice (serving, and its successor that failed).
     """
@@ -61,11 +68,7 @@ def plan(
     live = {h.number: h for h in held if not h.failed and h.ready}
     coming = {h.number: h for h in held if not h.failed and not h.ready}
 
-    forget = {
-        n
-        for n, h in failed.items()
-        if n not in present or (n in candidates and candidates[n].fingerprint != h.fingerprint)
-    }
+    forget = {n for n, h in failed.items() if n not in present or (n in candidates and candidates[n] != h.made_of)}
     able = {n for n in candidates if n not in failed or n in forget}
     # A version whose files are being replaced, or whose replacement failed, goes on serving what is in memory.
     target = wanted(able | {n for n in live if n in present}, spec)
@@ -74,7 +77,7 @@ def plan(
     for number in sorted(target):
         if number in coming:
             done = False
-        elif number in able and (number not in live or live[number].fingerprint != candidates[number].fingerprint):
+        elif number in able and (number not in live or live[number].made_of != candidates[number]):
             load.append(number)
             done = False
     unload = [n for n in live if n not in target] if done and target else []

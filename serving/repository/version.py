@@ -5,15 +5,20 @@ Lives on the event loop; only `Session.run` is called elsewhere (by the batcher'
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 from serving.backends.base import Session
-from serving.batching.batcher import Batcher
+from serving.batching.batcher import Batcher, BatchPolicy, Ran
+from serving.core.errors import ErrorKind, ServingError
+from serving.core.metrics import Metrics
 from serving.core.spec import ModelSpec
+from serving.core.statistics import Statistics
 from serving.core.types import Tensors
 from serving.core.validate import Contract
 from serving.repository.layout import FoundVersion
+from serving.repository.loading import Loaded
+from serving.repository.policy import made_of
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +49,7 @@ _ARROWS = {
 class Version:
     """A retry or a reload is a new object; this one only ever moves forward.
 
-    `session`, `contract` and `batcher` are set from READY until END.
+    `session`, `contracts` and `batcher` are set from READY until END.
     """
 
     def __init__(
@@ -58,13 +63,17 @@ class Version:
         self.number = found.number
         self.found = found
         self.spec = spec
+        self.made_of = made_of(found, spec)
         self.state = State.NEW
         self.reason = ""
-        self.unbatched_because = ""
         self.session: Session | None = None
-        self.contract: Contract
+        self.contracts: Mapping[str, Contract] = {}  # by signature
+        self.contract: Contract  # of the signature that a request means if it names none
         self.batcher: Batcher
+        self.statistics = Statistics()
         self.platform = ""
+        self.notes: Mapping[str, str] = {}
+        self.class_labels: Mapping[str, Sequence[str]] = {}
         self.sample: Tensors | None = None  # the smallest input that the model is known to take
         self._leases = 0
         self._unleased = asyncio.Event()
@@ -91,6 +100,44 @@ class Version:
         log.log(level, "%s is %s%s", self, state.value, f": {reason}" if reason else "")
         if self._on_change is not None:
             self._on_change(self)
+
+    def equip(self, loaded: Loaded, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
+        """Takes what was loaded, with a batcher for it: all that requests need.
+
+        Raises:
+            RuntimeError: no threads can be had; nothing has begun.
+        """
+        spec, session = self.spec, loaded.session
+        observed = metrics.batches(self.model, str(self.number))
+        policy = BatchPolicy(
+            max(contract.max_batch_size for contract in loaded.contracts.values()),
+            spec.max_queue_rows,
+            spec.max_queue_delay_ms / 1000,
+            spec.instances,
+        )
+
+        def on_run(ran: Ran) -> None:
+            observed.observe(ran.rows)
+            self.statistics.ran(ran.rows, ran.input_s, ran.run_s, ran.output_s)
+
+        self.batcher = Batcher(str(self), session.run, policy, loop, on_run)
+        self.session = session
+        self.contracts = loaded.contracts
+        self.contract = loaded.contract
+        self.notes = session.notes
+        self.class_labels = loaded.class_labels
+        self.platform = session.platform
+        self.sample = loaded.sample
+
+    def contract_of(self, signature: str) -> Contract:
+        """Raises: ServingError: PRECONDITION: this version has no such signature."""
+        found = self.contracts.get(signature)
+        if found is None:
+            names = ", ".join(f'"{name}"' for name in self.contracts)
+            raise ServingError(
+                ErrorKind.PRECONDITION, f"Serving signature key \"{signature}\" not found; '{self}' has {names}"
+            )
+        return found
 
     @property
     def leases(self) -> int:

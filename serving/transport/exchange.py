@@ -14,6 +14,7 @@ Headers = list[tuple[bytes, bytes]]
 
 _STATUS_LINE = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 _JOIN_BELOW = 64 * 1024  # a body below this is copied behind its header, to be one write
+_JOIN_HERE_BELOW = 4 * 1024 * 1024
 _BODYLESS = frozenset((204, 304))
 
 
@@ -36,6 +37,15 @@ def head(
         parts.append(b"transfer-encoding: chunked\r\n")
     parts.append(b"connection: %b\r\n\r\n" % connection if connection else b"\r\n")
     return b"".join(parts)
+
+
+async def _whole(chunks: list[bytes | bytearray]) -> bytes:
+    """The chunks of a body as one. A large body is joined in a thread, for joining releases the interpreter."""
+    if len(chunks) == 1:
+        return bytes(chunks[0])
+    if sum(map(len, chunks)) < _JOIN_HERE_BELOW:
+        return b"".join(chunks)
+    return await asyncio.to_thread(b"".join, chunks)
 
 
 class Wire(Protocol):
@@ -155,8 +165,7 @@ class Exchange:
         """
         if self.chunks is not None:
             chunks, self.chunks = self.chunks, None  # type: ignore[assignment]
-            body = bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
-            return {"type": "http.request", "body": body, "more_body": False}
+            return {"type": "http.request", "body": await _whole(chunks), "more_body": False}
         if not self._done:
             await asyncio.get_running_loop().create_future()
         return {"type": "http.disconnect"}

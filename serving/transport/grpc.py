@@ -4,31 +4,26 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 
 from serving.core.errors import ServingError
-from serving.protocols.oip_grpc import Call, Method
+from serving.protocols.grpc import Call, Method, Service, StreamMethod
 from serving.protocols.status import Family, grpc_status
 
 log = logging.getLogger(__name__)
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 INT32_MAX = 2**31 - 1
 _LINGER_S = 0.5  # how long new calls are refused in words before the listener closes
 _FLUSH_S = 1.0
 _MAX_DETAILS = 2000  # bytes of a status message: it travels in a header, each byte that is not ASCII as three
-
-
-class Service(Protocol):
-    """What a codec offers: its full service name, its error family, and its methods by name."""
-
-    service: str
-    family: Family
-    methods: dict[str, Method]
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,8 @@ class GrpcListener:
             ]
         )
         for service in services:
-            handlers = {name: _handler(method, service.family, self._calls) for name, method in service.methods.items()}
+            handlers = {name: _unary(method, service.family, self._calls) for name, method in service.methods.items()}
+            handlers |= {name: _stream(method, service.family, self._calls) for name, method in service.streams.items()}
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.service, handlers),))
 
     async def listen(self, host: str, port: int) -> int:
@@ -79,7 +75,7 @@ class GrpcListener:
             True if everything was answered within `limit_s`.
         """
         calls, loop = self._calls, asyncio.get_running_loop()
-        calls.refused = True
+        calls.refuse()
         started = loop.time()
         while loop.time() < started + limit_s and (  # noqa: ASYNC110  (time ends the wait as well as the last call)
             calls.under_way or loop.time() < started + _LINGER_S
@@ -96,6 +92,46 @@ class _Calls:
     def __init__(self) -> None:
         self.under_way = 0
         self.refused = False
+        self.streams: set[_Requests] = set()
+
+    def refuse(self) -> None:
+        """Takes no more calls, and no more requests of the streams that are open."""
+        self.refused = True
+        for reader in self.streams:
+            reader.end()
+
+    async def enter(self, context: Context) -> None:
+        if self.refused:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Server exiting")
+        self.under_way += 1
+
+
+class _Requests:
+    """The requests of one stream, until the client or the server ends them."""
+
+    def __init__(self, source: AsyncIterator[bytes]) -> None:
+        self._source = aiter(source)
+        self._next: asyncio.Future[bytes] | None = None
+        self._ended = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._ended:
+            raise StopAsyncIteration
+        self._next = asyncio.ensure_future(anext(self._source))
+        try:
+            return await self._next
+        except asyncio.CancelledError:
+            if self._ended:
+                raise StopAsyncIteration from None
+            raise
+
+    def end(self) -> None:
+        self._ended = True
+        if self._next is not None:
+            self._next.cancel()
 
 
 def _short(text: str) -> str:
@@ -113,24 +149,54 @@ def _try_to_bind(host: str, port: int) -> None:
             raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None
 
 
-def _handler(method: Method, family: Family, calls: _Calls) -> Any:
-    async def call(data: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
-        if calls.refused:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "Server exiting")
-        calls.under_way += 1
+def _unary(method: Method, family: Family, calls: _Calls) -> Any:
+    async def call(data: bytes, context: Context) -> bytes:
+        await calls.enter(context)
         try:
-            remaining = context.time_remaining()
-            return await method(data, Call(None if remaining is None else time.monotonic() + remaining))
-        except ServingError as error:
-            await context.abort(grpc_status(error.kind, family), _short(error.message))
+            return await method(data, _about(context))
+        except Exception as error:
+            await _abort(context, family, error)
             raise  # never reached: abort raises
-        except grpc.aio.AbortError:
-            raise
-        except Exception:
-            log.exception("a gRPC call failed")
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has the details")
-            raise
         finally:
             calls.under_way -= 1
 
     return grpc.unary_unary_rpc_method_handler(call)
+
+
+def _stream(method: StreamMethod, family: Family, calls: _Calls) -> Any:
+    """For every kind of streaming: where the protocol has one message, the stream is of that one."""
+
+    # A coroutine that writes, not a generator: when the call is cancelled, `method` is closed at once.
+    async def call(requests: AsyncIterator[bytes], context: Context) -> None:
+        await calls.enter(context)
+        about = _about(context)
+        about.metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        reader = _Requests(requests)
+        calls.streams.add(reader)
+        answers: Any = method(reader, about)
+        try:
+            async with aclosing(answers) as messages:
+                async for message in messages:
+                    await context.write(message)
+        except Exception as error:
+            await _abort(context, family, error)
+        finally:
+            calls.streams.discard(reader)
+            calls.under_way -= 1
+
+    return grpc.stream_stream_rpc_method_handler(call)
+
+
+def _about(context: Context) -> Call:
+    remaining = context.time_remaining()
+    return Call(None if remaining is None else time.monotonic() + remaining)
+
+
+async def _abort(context: Context, family: Family, error: Exception) -> None:
+    """Ends the call with the status of what went wrong. Always raises."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, ServingError):
+        await context.abort(grpc_status(error.kind, family), _short(error.message))
+    log.error("a gRPC call failed", exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has the details")

@@ -1,5 +1,6 @@
 """The OpenAPI document and the page at /docs: every route, with examples that work for the models loaded now."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from http import HTTPStatus
@@ -11,69 +12,42 @@ from fastapi.openapi.utils import get_openapi
 
 from serving import __version__
 from serving.protocols.examples import Example
-from serving.protocols.oip_rest import HttpReply, json_reply
+from serving.protocols.http import HttpReply, json_reply
 
 Examples = Callable[[], Mapping[str, Example]]  # by model
 
 _ERROR_SCHEMA = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-ERROR: dict[str, Any] = {
-    "description": "What was wrong, in words",
-    "content": {"application/json": {"schema": _ERROR_SCHEMA}},
-}
-NOT_READY: dict[str, Any] = {
-    "description": "Not ready",
-    "content": {"application/json": {"schema": {"type": "object", "properties": {"ready": {"type": "boolean"}}}}},
-}
-INDEX_BODY: dict[str, Any] = {
-    "required": False,
-    "content": {
-        "application/json": {
-            "schema": {"type": "object", "properties": {"ready": {"type": "boolean", "default": False}}}
-        }
-    },
-}
-INFER_BODY: dict[str, Any] = {
-    "required": True,
-    "description": "Inputs as JSON. With the header `Inference-Header-Content-Length`, raw tensors follow the JSON.",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["inputs"],
-                "properties": {
-                    "id": {"type": "string"},
-                    "parameters": {"type": "object"},
-                    "inputs": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "required": ["name", "datatype", "shape"],
-                            "properties": {
-                                "name": {"type": "string"},
-                                "datatype": {"type": "string"},
-                                "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-                                "parameters": {"type": "object"},
-                                "data": {"type": "array", "items": {}},
-                            },
-                        },
-                    },
-                    "outputs": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "required": ["name"],
-                            "properties": {"name": {"type": "string"}, "parameters": {"type": "object"}},
-                        },
-                    },
-                },
-            }
-        }
-    },
-}
+_READY_SCHEMA = {"type": "object", "required": ["ready"], "properties": {"ready": {"type": "boolean"}}}
+_NAMES = {"label": "stable", "region": "region0"}  # examples for parameters that no model gives
+_BODIES = {"infer": "infer", "predict": "predict", "generate": "generate", "generate_stream": "generate"}
 _ABOUT = (
-    "The Open Inference Protocol (KServe v2). The same models answer over gRPC as `inference.GRPCInferenceService`. "
+    "The Open Inference Protocol (KServe v2, with Triton's extensions) under `/v2`, TensorFlow Serving's API under "
+    "`/v1`. The same models answer over gRPC as `inference.GRPCInferenceService` and "
+    "`tensorflow.serving.PredictionService`. "
     "The examples are made from the models that are loaded now, so they work as they stand."
 )
+
+
+def error(status: int, path: str) -> dict[str, Any]:
+    """The description of an answer that is no success."""
+    if path == "/v2/health/ready":
+        return {"description": "Not ready", "content": {"application/json": {"schema": _READY_SCHEMA}}}
+    return {
+        "description": HTTPStatus(status).phrase.capitalize() + ", and why in words",
+        "content": {"application/json": {"schema": _ERROR_SCHEMA}},
+    }
+
+
+def extra(path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    """What FastAPI cannot know of a route: its body, and the parameters in its path."""
+    names = re.findall(r"{(\w+)}", path)
+    found: dict[str, Any] = {"parameters": [_path_parameter(name) for name in names]} if names else {}
+    return {**found, "requestBody": body} if body else found
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    schema = {"type": "string", "pattern": "^[0-9]+$"} if name == "version" else {"type": "string"}
+    return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
 def document(app: FastAPI, examples: Mapping[str, Example]) -> dict[str, Any]:
@@ -81,19 +55,20 @@ def document(app: FastAPI, examples: Mapping[str, Example]) -> dict[str, Any]:
     made = get_openapi(title="serving", version=__version__, description=_ABOUT, routes=app.routes)
     for path, operations in made["paths"].items():
         for operation in operations.values():
-            operation["responses"].pop("422", None)  # path parameters are plain text, so nothing is refused there
-            for parameter in operation.get("parameters", []):
+            operation["parameters"] = [{**parameter} for parameter in operation.get("parameters", [])]
+            for parameter in operation["parameters"]:
                 if parameter["name"] == "model" and examples:
                     parameter["example"] = next(iter(examples))
-                elif parameter["name"] == "version":
-                    parameter["schema"] = {"type": "string", "pattern": "^[0-9]+$"}
-                    if examples:
-                        parameter["example"] = str(next(iter(examples.values())).version)
-            if path.endswith("/infer") and examples:
+                elif parameter["name"] == "version" and examples:
+                    parameter["example"] = str(next(iter(examples.values())).version)
+                elif parameter["name"] in _NAMES:
+                    parameter["example"] = _NAMES[parameter["name"]]
+            field = _BODIES.get(re.split("[/:]", path)[-1])
+            if field and examples:
                 content = operation["requestBody"] = {**operation["requestBody"]}
                 media = {**content["content"]["application/json"]}
                 media["examples"] = {
-                    name: {"summary": name, "value": example.body} for name, example in examples.items()
+                    name: {"summary": name, "value": getattr(example, field)} for name, example in examples.items()
                 }
                 content["content"] = {"application/json": media}
     return made

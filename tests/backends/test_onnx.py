@@ -20,7 +20,8 @@ from serving.core.dtypes import DType
 from serving.core.errors import ErrorKind, LoadError, ServingError
 from serving.core.generate import random_array, random_inputs
 from serving.core.spec import ModelSpec
-from serving.core.types import TensorSpec
+from serving.core.types import DEFAULT_SIGNATURE, InferRequest, Signature, SignatureMethod, TensorSpec
+from serving.core.validate import Contract
 from tests import models
 
 EXTREMES: dict[str, list[Any]] = {
@@ -67,51 +68,59 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 # Signature
 
 
+def signature(session: Session) -> Signature:
+    (only,) = session.signatures.items()
+    assert only[0] == DEFAULT_SIGNATURE
+    return only[1]
+
+
 def test_the_signature_is_that_of_the_graph_in_its_order(load: Any) -> None:
     session = load(models.add_sub("INT32", 16))
     shape = (-1, 16)
-    assert list(session.signature.inputs.values()) == [
-        TensorSpec("INPUT0", dtypes.INT32, shape),
-        TensorSpec("INPUT1", dtypes.INT32, shape),
+    assert list(signature(session).inputs.values()) == [
+        TensorSpec("INPUT0", dtypes.INT32, shape, graph_name="INPUT0"),
+        TensorSpec("INPUT1", dtypes.INT32, shape, graph_name="INPUT1"),
     ]
-    assert list(session.signature.outputs.values()) == [
-        TensorSpec("OUTPUT0", dtypes.INT32, shape),
-        TensorSpec("OUTPUT1", dtypes.INT32, shape),
+    assert list(signature(session).outputs.values()) == [
+        TensorSpec("OUTPUT0", dtypes.INT32, shape, graph_name="OUTPUT0"),
+        TensorSpec("OUTPUT1", dtypes.INT32, shape, graph_name="OUTPUT1"),
     ]
+    assert signature(session).method is SignatureMethod.PREDICT
     assert session.platform == "onnxruntime_onnx"
-    assert session.batch_axis_declared is None
+    assert session.notes == {}
 
 
 @pytest.mark.parametrize("dtype", dtypes.ALL, ids=repr)
 def test_every_data_type_is_read(load: Any, dtype: DType) -> None:
     session = load(models.identity(dtype.name, ("n", 3)))
-    assert session.signature.inputs["x"].dtype is session.signature.outputs["y"].dtype is dtype
+    assert signature(session).inputs["x"].dtype is signature(session).outputs["y"].dtype is dtype
 
 
 @pytest.mark.parametrize(
-    ("shape", "declared", "why"),
+    ("shape", "declared"),
     [
-        (("batch", 4), (-1, 4), None),
-        (("batch", "width", 3), (-1, -1, 3), None),
-        ((None, 4), (-1, 4), None),
-        ((1, 4), (1, 4), "axis 0 of input 'x' is fixed to 1"),
-        ((8, "width"), (8, -1), "axis 0 of input 'x' is fixed to 8"),
-        ((), (), "input 'x' is a scalar"),
+        (("batch", 4), (-1, 4)),
+        (("batch", "width", 3), (-1, -1, 3)),
+        ((None, 4), (-1, 4)),
+        ((1, 4), (1, 4)),
+        ((8, "width"), (8, -1)),
+        ((), ()),
     ],
 )
-def test_shapes_and_the_batch_axis(load: Any, shape: Any, declared: tuple[int, ...], why: str | None) -> None:
+def test_shapes(load: Any, shape: Any, declared: tuple[int, ...]) -> None:
     session = load(models.identity("FP32", shape))
-    assert session.signature.inputs["x"].shape == declared
-    assert session.batch_axis_declared == why
+    assert signature(session).inputs["x"].shape == declared
+    assert signature(session).outputs["y"].shape == declared
 
 
-def test_a_fixed_output_is_no_batch_axis_either(load: Any) -> None:
-    total = models.model(
-        [helper.make_node("ReduceSum", ["x"], ["y"], keepdims=1)],
-        [models.tensor("x", "FP32", ("batch", 4))],
-        [models.tensor("y", "FP32", (1, 1))],
-    )
-    assert load(total).batch_axis_declared == "axis 0 of output 'y' is fixed to 1"
+def test_no_shape_is_not_the_shape_of_a_scalar(load: Any) -> None:
+    """ONNX Runtime reports the same for both."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy")
+    session = load(unchecked(helper.make_node("Identity", ["x"], ["y"]), x, y))
+    assert signature(session).inputs["x"].shape is signature(session).outputs["y"].shape is None
+    for shape in ((), (3,), (2, 1), (1, 2, 0)):
+        sent = np.zeros(shape, np.float32)
+        assert same_bits(session.run({"x": sent}, ("y",))["y"], sent)
 
 
 def test_a_model_without_inputs(load: Any) -> None:
@@ -120,12 +129,46 @@ def test_a_model_without_inputs(load: Any) -> None:
             [helper.make_node("Constant", [], ["y"], value_floats=[1.0, 2.0])], [], [models.tensor("y", "FP32", (2,))]
         )
     )
-    assert session.batch_axis_declared == "it has no inputs"
+    assert signature(session).inputs == {}
     assert session.run({}, ("y",))["y"].tolist() == [1, 2]
 
 
 def test_an_initializer_is_no_input(load: Any) -> None:
-    assert list(load(models.scale(3)).signature.inputs) == ["x"]
+    assert list(signature(load(models.scale(3))).inputs) == ["x"]
+
+
+def overridable(ir_version: int = 10) -> onnx.ModelProto:
+    """y = factor * x, where `factor` is an input with a value of its own."""
+    proto = models.scale(3)
+    proto.graph.input.append(models.tensor("factor", "FP32", ()))
+    proto.ir_version = ir_version
+    return proto
+
+
+def test_an_input_with_a_value_of_its_own_may_be_missing(load: Any) -> None:
+    session = load(overridable())
+    assert {name: spec.optional for name, spec in signature(session).inputs.items()} == {"x": False, "factor": True}
+    assert signature(session).inputs["factor"].shape == ()
+    x = np.ones((1, 4), np.float32)
+    assert session.run({"x": x}, ("y",))["y"].tolist() == [[3] * 4]
+    assert session.run({"x": x, "factor": np.array(5, np.float32)}, ("y",))["y"].tolist() == [[5] * 4]
+    assert session.run({"x": x}, ("y",))["y"].tolist() == [[3] * 4]
+
+
+def test_requests_with_and_without_an_optional_input_are_valid(load: Any) -> None:
+    contract = Contract("m", signature(load(overridable())), 8)
+    x, factor = np.ones((2, 4), np.float32), np.array(5, np.float32)
+    assert contract.check(InferRequest("m", {"x": x})) == 2
+    assert contract.check(InferRequest("m", {"x": x, "factor": factor})) == 2
+    with pytest.raises(ServingError, match="missing required input"):
+        contract.check(InferRequest("m", {"factor": factor}))
+
+
+def test_old_files_list_every_initializer_as_input(load: Any) -> None:
+    """Before version 4 of the format they had to, so there it means nothing."""
+    old = overridable(ir_version=3)
+    old.opset_import[0].version = 8
+    assert list(signature(load(old)).inputs) == ["x"]
 
 
 # Runs
@@ -180,8 +223,8 @@ def test_numbers_to_text_and_back(load: Any) -> None:
 
 def test_many_data_types_in_one_model(load: Any) -> None:
     session = load(models.every_dtype([d.name for d in dtypes.ALL if d is not dtypes.BYTES]))
-    inputs = random_inputs(session.signature, 2, np.random.default_rng(0))
-    outputs = session.run(inputs, tuple(session.signature.outputs))
+    inputs = random_inputs(signature(session), 2, np.random.default_rng(0))
+    outputs = session.run(inputs, tuple(signature(session).outputs))
     assert len(outputs) == len(dtypes.ALL) - 1
     assert all(same_bits(outputs[name.replace("in_", "out_")], array) for name, array in inputs.items())
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from serving.batching.batcher import Batcher, BatchPolicy
-from serving.core.types import Tensors
+from serving.core.types import DEFAULT_SIGNATURE, Tensors
 
 PATIENCE_S = 10.0  # after which a test that hangs fails
 
@@ -51,7 +51,7 @@ class Gate:
         self._permits = threading.Semaphore(0)
         self._open = False
 
-    def __call__(self, inputs: Tensors, outputs: tuple[str, ...]) -> Tensors:
+    def __call__(self, inputs: Tensors, outputs: tuple[str, ...], signature: str = DEFAULT_SIGNATURE) -> Tensors:
         x = inputs["x"]
         rows = [float(row.flat[0]) for row in x] if x.ndim else [float(x)]
         self.batches.append(rows)
@@ -99,7 +99,9 @@ def rows(*values: float) -> np.ndarray:
     return np.array(values, np.float32).reshape(-1, 1)
 
 
-async def ask(batcher: Batcher, *values: float, lane: Hashable = (), deadline: float | None = None) -> list[float]:
+async def ask(
+    batcher: Batcher, *values: float, lane: Hashable | None = (), deadline: float | None = None
+) -> list[float]:
     """Does what the engine does for one request; gives the first value of each row of the answer."""
     x = rows(*values)
     item = batcher.submit({"x": x}, ("y",), len(x), lane, deadline)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 import numpy as np
 import pytest
 
-from serving.batching.batcher import Batcher, BatchPolicy
+from serving.batching.batcher import Batcher, BatchPolicy, Ran
 from serving.core.errors import ErrorKind, ServingError
 from serving.core.types import Tensors
 from tests.batching.control import PATIENCE_S, Gate, ask, batching, on_loop, rows, turns
@@ -165,13 +165,42 @@ async def test_lanes_do_not_share_a_run() -> None:
 async def test_without_a_batch_axis_each_request_runs_alone_and_whole() -> None:
     gate = Gate(lambda x: x.sum())  # not one row for each that went in
     async with batching(gate, max_batch_size=0) as batcher:
-        held = batcher.submit({"x": rows(0)}, ("y",), 1)
+        held = batcher.submit({"x": rows(0)}, ("y",), 1, None)
         await gate.entered()
-        items = [batcher.submit({"x": x}, ("y",), 1) for x in (rows(1, 2, 3), np.full((), 4, np.float32))]
+        items = [batcher.submit({"x": x}, ("y",), 1, None) for x in (rows(1, 2, 3), np.full((), 4, np.float32))]
         gate.open()
         answers = [(await item.reply)[0]["y"] for item in (held, *items)]
         assert [float(y) for y in answers] == [0, 6, 4]
         assert gate.batches == [[0], [1, 2, 3], [4]]
+
+
+@on_loop
+async def test_what_runs_alone_and_what_shares_a_run_go_through_one_queue() -> None:
+    gate = Gate()
+    async with batching(gate) as batcher:
+        held = await busy(gate, batcher)
+        callers = start(*(ask(batcher, n, lane=lane) for n, lane in ((1, None), (2, ()), (3, None), (4, ()))))
+        await turns()
+        gate.open()
+        assert await asyncio.gather(held, *callers) == [[0], [10], [20], [30], [40]]
+        assert sorted(gate.batches) == [[0], [1], [2, 4], [3]]
+
+
+@on_loop
+async def test_a_run_is_for_the_signature_of_its_requests() -> None:
+    seen = []
+
+    def run(inputs: Tensors, outputs: tuple[str, ...], signature: str) -> Tensors:
+        seen.append((signature, len(inputs["x"])))
+        return {"y": inputs["x"]}
+
+    batcher = Batcher("m/1", run, BatchPolicy(), asyncio.get_running_loop())
+    x = rows(1)
+    items = [batcher.submit({"x": x}, ("y",), 1, (name,), signature=name) for name in ("a", "b", "a")]
+    for item in items:
+        await item.reply
+    await batcher.close()
+    assert sorted(seen) == [("a", 2), ("b", 1)]
 
 
 # Instances
@@ -450,18 +479,38 @@ def test_an_instance_ends_when_the_loop_has_gone_under_it() -> None:
 
 @on_loop
 async def test_each_run_is_reported_with_its_rows_and_each_request_with_its_times() -> None:
-    gate, seen = Gate(), []
-    loop = asyncio.get_running_loop()
-    batcher = Batcher("m/1", gate, BatchPolicy(), loop, lambda n, seconds: seen.append((n, seconds)))
+    gate, seen = Gate(), list[Ran]()
+    batcher = Batcher("m/1", gate, BatchPolicy(), asyncio.get_running_loop(), seen.append)
     held = await busy(gate, batcher)
     items = [batcher.submit({"x": rows(1, 2)}, ("y",), 2), batcher.submit({"x": rows(3)}, ("y",), 1)]
     gate.open()
     timings = [(await item.reply)[1] for item in items]
     await held
     await batcher.close()
-    assert [n for n, _ in seen] == [1, 3]
-    assert timings[0].compute_s == timings[1].compute_s == seen[1][1] > 0
+    assert [ran.rows for ran in seen] == [1, 3]
+    ran = seen[1]
+    for timing in timings:
+        assert (timing.input_s, timing.run_s, timing.output_s) == (ran.input_s, ran.run_s, ran.output_s)
+        assert timing.compute_s == timings[0].compute_s >= ran.input_s + ran.run_s + ran.output_s
+    assert ran.run_s > 0 and min(ran.input_s, ran.output_s) >= 0
     assert timings[0].queue_s >= timings[1].queue_s > 0
+
+
+@on_loop
+async def test_of_a_batch_that_failed_only_the_runs_that_gave_an_answer_are_reported() -> None:
+    def refuse_two(x: np.ndarray) -> np.ndarray:
+        if 2 in x:
+            raise ValueError("two")
+        return x
+
+    gate, seen = Gate(refuse_two), list[Ran]()
+    batcher = Batcher("m/1", gate, BatchPolicy(), asyncio.get_running_loop(), seen.append)
+    held = await busy(gate, batcher)
+    items = [batcher.submit({"x": rows(*values)}, ("y",), len(values)) for values in ((1, 1), (2,), (3, 3, 3))]
+    gate.open()
+    await asyncio.gather(held, *(item.reply for item in items), return_exceptions=True)
+    await batcher.close()
+    assert [ran.rows for ran in seen] == [1, 2, 3]  # that which was under way, and the two that are well
 
 
 @on_loop
@@ -484,7 +533,7 @@ async def test_repr_shows_what_waits_and_who_is_idle() -> None:
 async def test_an_idle_instance_holds_no_tensors() -> None:
     held: list[weakref.ref[np.ndarray]] = []
 
-    def run(inputs: Tensors, outputs: tuple[str, ...]) -> Tensors:
+    def run(inputs: Tensors, outputs: tuple[str, ...], signature: str) -> Tensors:
         y = inputs["x"] * 10
         held.extend(map(weakref.ref, (inputs["x"], y)))
         return {"y": y}

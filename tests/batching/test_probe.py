@@ -12,7 +12,8 @@ from serving.backends.base import Session
 from serving.batching.probe import prove_rows_apart, repeat_rows
 from serving.core import dtypes
 from serving.core.spec import ModelSpec
-from serving.core.types import Signature, Tensors, TensorSpec
+from serving.core.types import DEFAULT_SIGNATURE, Signature, Tensors, TensorSpec
+from serving.core.validate import why_no_batch_axis
 from tests import models
 from tests.batching import graphs
 
@@ -55,11 +56,11 @@ APART: dict[str, Callable[[], onnx.ModelProto]] = {
 @pytest.mark.parametrize("name", APART)
 def test_models_that_treat_rows_apart_are_merged(load: Load, name: str) -> None:
     session = load(APART[name]())
-    proof = prove_rows_apart(session.run, session.signature)
+    proof = prove_rows_apart(session.run, session.signatures[DEFAULT_SIGNATURE])
     assert (proof.mergeable, proof.reason) == (True, "")
     assert proof.sample is not None
     assert {len(array) for array in proof.sample.values()} == {1}
-    session.run(repeat_rows(proof.sample, 5), tuple(session.signature.outputs))
+    session.run(repeat_rows(proof.sample, 5), tuple(session.signatures[DEFAULT_SIGNATURE].outputs))
 
 
 MIXED: dict[str, Callable[[], onnx.ModelProto]] = {
@@ -77,8 +78,8 @@ MIXED: dict[str, Callable[[], onnx.ModelProto]] = {
 @pytest.mark.parametrize("name", MIXED)
 def test_models_that_mix_rows_are_found_out(load: Load, name: str, max_rows: int) -> None:
     session = load(MIXED[name]())
-    assert session.batch_axis_declared is None  # nothing in the graph tells
-    proof = prove_rows_apart(session.run, session.signature, max_rows=max_rows)
+    assert why_no_batch_axis(session.signatures[DEFAULT_SIGNATURE]) is None  # nothing in the graph tells
+    proof = prove_rows_apart(session.run, session.signatures[DEFAULT_SIGNATURE], max_rows=max_rows)
     assert not proof.mergeable
     assert proof.reason.startswith("rows run one by one give other answers than together: 'y' differs")
     assert proof.sample is not None
@@ -86,20 +87,20 @@ def test_models_that_mix_rows_are_found_out(load: Load, name: str, max_rows: int
 
 def test_a_model_that_is_never_the_same_cannot_be_judged(load: Load) -> None:
     session = load(graphs.noise())
-    proof = prove_rows_apart(session.run, session.signature)
+    proof = prove_rows_apart(session.run, session.signatures[DEFAULT_SIGNATURE])
     assert not proof.mergeable
     assert proof.reason.startswith("it answers the same question differently each time: 'y' differs")
 
 
 def test_an_output_with_another_number_of_rows(load: Load) -> None:
     session = load(graphs.sum_of_rows())
-    proof = prove_rows_apart(session.run, session.signature)
+    proof = prove_rows_apart(session.run, session.signatures[DEFAULT_SIGNATURE])
     assert (proof.mergeable, proof.reason) == (False, "output 'y' has shape [1, 4] for 4 rows")
 
 
 def test_a_model_that_takes_no_batch(load: Load) -> None:
     session = load(graphs.batch_of_one())
-    proof = prove_rows_apart(session.run, session.signature)
+    proof = prove_rows_apart(session.run, session.signatures[DEFAULT_SIGNATURE])
     assert not proof.mergeable and proof.sample is None
     assert "takes none of the generated inputs" in proof.reason
 

@@ -23,6 +23,5 @@ def signature_of(*inputs: Input) -> Signature:
 def version_of(model: str, *inputs: Input, max_batch_size: int = 64, because: str = "") -> Version:
     """A version as it is after loading, without its runtime."""
     version = Version(model, FoundVersion(3, Path("nowhere"), (), 0.0, False), ModelSpec())
-    version.contract = Contract(model, signature_of(*inputs), max_batch_size)
-    version.unbatched_because = because
+    version.contract = Contract(model, signature_of(*inputs), max_batch_size, unbatched_because=because)
     return version

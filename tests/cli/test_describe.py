@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.cli.describe import batching, fail, how_batched, tensors
+from serving.cli.describe import batching, fail, tensors
 from serving.core import dtypes
 from tests.cli.build import ROWS, signature_of, version_of
 
@@ -21,7 +21,6 @@ def test_tensors() -> None:
 
 def test_batching() -> None:
     batched = version_of("m", ROWS, max_batch_size=32)
-    assert batching(batched.contract, batched) == "batches of up to 32 rows"
+    assert batching(batched.contract) == "batches of up to 32 rows"
     alone = version_of("m", ROWS, max_batch_size=0, because="its rows depend on each other")
-    assert batching(alone.contract, alone) == "one request at a time (its rows depend on each other)"
-    assert how_batched(alone.contract, "why") == "one request at a time (why)"
+    assert batching(alone.contract) == "one request at a time (its rows depend on each other)"

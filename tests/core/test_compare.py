@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from serving.core.compare import difference
+from serving.core.compare import difference, largest_difference
 
 INF, NAN = float("inf"), float("nan")
 
@@ -68,3 +68,23 @@ def test_every_expected_tensor_must_be_there_and_others_do_not_matter() -> None:
     one = np.ones(1)
     assert difference({"a": one, "b": one}, {"a": one}, atol=0, rtol=0) is None
     assert difference({"b": one}, {"b": one, "a": one}, atol=0, rtol=0) == "'a' is missing"
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "largest"),
+    [
+        ({"a": [1.0, 2.5], "b": [3.0]}, {"a": [1.0, 2.0], "b": [3.25]}, 0.5),
+        ({"a": [NAN, INF, -INF, 1.0]}, {"a": [NAN, INF, -INF, 1.0]}, 0.0),
+        ({"a": [INF, 1.0]}, {"a": [1.0, 1.0]}, INF),
+        ({"a": [], "more": [9.0]}, {"a": []}, 0.0),
+        ({}, {}, 0.0),
+    ],
+)
+def test_the_largest_difference(actual: Any, expected: Any, largest: float) -> None:
+    sides = ({name: np.array(values, np.float32) for name, values in side.items()} for side in (actual, expected))
+    assert largest_difference(*sides) == largest
+
+
+def test_only_floats_can_differ_by_something() -> None:
+    bits = {"a": np.array([1.0], ml_dtypes.bfloat16), "n": np.array([1]), "s": np.array([b"x"], dtype=object)}
+    assert largest_difference(bits, {**bits, "a": np.array([1.5], ml_dtypes.bfloat16)}) == 0.5

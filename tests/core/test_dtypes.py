@@ -1,5 +1,8 @@
 """The table of data types is complete, and its columns agree with numpy, ONNX Runtime and each other."""
 
+import copy
+import pickle
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -53,3 +56,9 @@ def test_tensorflow_names_are_distinct_and_spelled_as_tensorflow_does() -> None:
         "BYTES": "DT_STRING",
     }
     assert len({d.tensorflow for d in dtypes.ALL}) == len(dtypes.ALL)
+
+
+@each
+def test_a_type_stays_the_one_object_wherever_it_goes(dtype: DType) -> None:
+    assert all(pickle.loads(pickle.dumps(dtype, protocol)) is dtype for protocol in range(pickle.HIGHEST_PROTOCOL + 1))
+    assert copy.deepcopy({"a": [dtype]})["a"][0] is dtype

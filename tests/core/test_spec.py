@@ -34,6 +34,13 @@ def test_every_key_can_be_set() -> None:
         instances: 2
         threads: 4
         providers: [CPUExecutionProvider]
+        version_labels: {stable: 4}
+        class_labels: {probabilities: labels.txt}
+        inputs: {x: FP32}
+        outputs: {probabilities: FP32}
+        tags: [serve, gpu]
+        accelerate: onnx
+        accelerate_tolerance: 0.001
         warmup: false
         """,
         SOURCE,
@@ -48,6 +55,13 @@ def test_every_key_can_be_set() -> None:
         instances=2,
         threads=4,
         providers=("CPUExecutionProvider",),
+        version_labels={"stable": 4},
+        class_labels={"probabilities": "labels.txt"},
+        inputs={"x": "FP32"},
+        outputs={"probabilities": "FP32"},
+        tags=("serve", "gpu"),
+        accelerate="onnx",
+        accelerate_tolerance=0.001,
         warmup=False,
     )
     assert spec.model_fields_set == set(ModelSpec.model_fields)
@@ -90,7 +104,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("backend: torch", "'backend': input should be 'onnx', got 'torch'"),
+        ("backend: torch", "'backend': input should be 'onnx', 'tensorflow' or 'identity', got 'torch'"),
         ("max_batch_size: -1", "'max_batch_size': input should be greater than or equal to 0, got -1"),
         ("max_batch_size: many", "'max_batch_size': input should be a valid integer"),
         ("max_batch_size: 2.5", "'max_batch_size': input should be a valid integer"),

@@ -8,8 +8,8 @@ import pytest
 
 from serving.core import dtypes
 from serving.core.errors import ErrorKind, ServingError
-from serving.core.types import InferRequest, Signature, TensorSpec
-from serving.core.validate import Contract
+from serving.core.types import InferRequest, Signature, SignatureMethod, TensorSpec
+from serving.core.validate import Contract, why_no_batch_axis
 
 NOTE = "NOTE: axis 0 is the batch dimension of this model, so each input shape must begin with the number of rows."
 
@@ -182,3 +182,95 @@ def test_rows_of_different_shapes_do_not_share_a_lane() -> None:
     by = contract(OPEN)
     wide, narrow, also_wide = (ask(text=ints(rows, width, dtype=object)) for rows, width in ((1, 4), (1, 2), (3, 4)))
     assert lane(by, wide) == lane(by, also_wide) != lane(by, narrow)
+
+
+# Optional inputs, open ranks, empty batches
+
+OPTIONAL = signature(
+    TensorSpec("x", dtypes.FP32, (-1, 2)),
+    TensorSpec("mask", dtypes.BOOL, (-1,), optional=True),
+    TensorSpec("scale", dtypes.FP32, (), optional=True),
+)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return ints(*shape, dtype=np.float32)
+
+
+def test_an_optional_input_may_be_missing_and_is_checked_if_it_is_there() -> None:
+    by = contract(OPTIONAL)
+    assert by.check(ask(x=floats(3, 2))) == 3
+    assert by.check(ask(x=floats(3, 2), mask=ints(3, dtype=np.bool_))) == 3
+    assert by.check(ask(x=floats(3, 2), scale=floats())) == 3
+    assert "batch size does not match" in refusal(ask(x=floats(3, 2), mask=ints(2, dtype=np.bool_)), by)
+    assert "data-type is 'FP32', but model 'simple' expects 'BOOL'" in refusal(ask(x=floats(3, 2), mask=floats(3)), by)
+
+
+def test_the_text_for_missing_inputs_tells_how_many_are_needed() -> None:
+    assert refusal(ask(mask=ints(1, dtype=np.bool_)), contract(OPTIONAL)).startswith(
+        "expected number of inputs between 1 and 3 but got 1 inputs for model 'simple'. Got input(s) ['mask'], "
+        "but missing required input(s) ['x']."
+    )
+
+
+def test_an_unknown_input_beside_all_that_are_needed() -> None:
+    by = contract(OPTIONAL)
+    assert refusal(ask(x=floats(1, 2), nosuch=floats(1)), by).startswith("unexpected inference input 'nosuch'")
+
+
+def test_requests_share_a_run_only_with_the_same_optional_inputs() -> None:
+    by = contract(OPTIONAL)
+    plain, masked = ask(x=floats(1, 2)), ask(x=floats(1, 2), mask=ints(1, dtype=np.bool_))
+    assert by.lane(plain, by.outputs) == by.lane(ask(x=floats(4, 2)), by.outputs)
+    assert by.lane(plain, by.outputs) != by.lane(masked, by.outputs)
+    assert by.lane(ask(x=floats(1, 2), scale=floats()), by.outputs) is None  # its value is not a row's
+
+
+def test_lanes_of_two_signatures_are_apart() -> None:
+    one, other = (Contract("m", SIMPLE, 8, name) for name in ("a", "b"))
+    request = ask(INPUT0=ints(1, 16), INPUT1=ints(1, 16))
+    assert one.lane(request, one.outputs) != other.lane(request, other.outputs)
+
+
+def test_an_input_of_open_rank_takes_any_shape() -> None:
+    by = contract(signature(TensorSpec("x", dtypes.FP32, None)), 0)
+    for shape in ((), (3,), (2, 0, 5)):
+        assert by.check(ask(x=floats(*shape))) == 1
+    assert by.lane(ask(x=floats()), by.outputs) is None
+
+
+def test_an_empty_batch_passes_only_where_the_protocol_answers_it() -> None:
+    request = ask(INPUT0=ints(0, 16), INPUT1=ints(0, 16))
+    assert "the batch is empty" in refusal(request, contract())
+    request.allow_empty = True
+    assert contract().check(request) == 0
+
+
+@pytest.mark.parametrize(
+    ("of", "why"),
+    [
+        (SIMPLE, None),
+        (OPTIONAL, None),
+        (signature(), "it has no inputs"),
+        (signature(TensorSpec("x", dtypes.FP32, (-1,), optional=True)), "all of its inputs are optional"),
+        (signature(TensorSpec("x", dtypes.FP32, None)), "the number of dimensions of input 'x' is open"),
+        (signature(TensorSpec("x", dtypes.FP32, ())), "input 'x' is a scalar"),
+        (signature(TensorSpec("x", dtypes.FP32, (2, -1))), "axis 0 of input 'x' is fixed to 2"),
+        (
+            Signature({"x": TensorSpec("x", dtypes.FP32, (-1,))}, {"y": TensorSpec("y", dtypes.FP32, ())}),
+            "output 'y' is a scalar",
+        ),
+    ],
+)
+def test_why_a_signature_has_no_batch_axis(of: Signature, why: str | None) -> None:
+    assert why_no_batch_axis(of) == why
+
+
+def test_a_vector_of_examples_is_a_batch_whatever_rank_is_declared() -> None:
+    inputs = {"inputs": TensorSpec("inputs", dtypes.BYTES, None)}
+    outputs = {"scores": TensorSpec("scores", dtypes.FP32, (-1, 1))}
+    assert why_no_batch_axis(Signature(inputs, outputs)) is not None
+    assert why_no_batch_axis(Signature(inputs, outputs, SignatureMethod.CLASSIFY)) is None
+    by = Contract("m", Signature(inputs, outputs, SignatureMethod.CLASSIFY), 8)
+    assert by.check(ask(inputs=ints(3, dtype=object))) == 3
+    assert "has no shape but model requires batch dimension" in refusal(ask(inputs=ints(dtype=object)), by)

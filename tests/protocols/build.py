@@ -15,8 +15,15 @@ from serving.core.errors import ErrorKind, ServingError
 from serving.core.metrics import Metrics
 from serving.core.types import InferRequest, InferResponse, Signature, TensorSpec
 from serving.engine import Engine
-from serving.protocols import messages as m
-from serving.protocols import oip_grpc, oip_rest
+from serving.protocols.grpc import Call
+from serving.protocols.http import HttpReply
+from serving.protocols.messages import oip
+from serving.protocols.oip import grpc_codec, rest_codec
+from serving.protocols.oip.grpc import OipGrpc
+from serving.protocols.oip.metadata import ServerIdentity
+from serving.protocols.oip.outputs import Wants
+from serving.protocols.oip.rest import OipRest
+from serving.protocols.oip.shared_memory import SharedMemory
 from serving.repository.manager import Manager, Source
 
 NUMERIC = tuple(d for d in dtypes.ALL if d is not dtypes.BYTES)
@@ -68,14 +75,18 @@ def body(*inputs: object, **top: Any) -> bytes:
 
 
 def decode(
-    data: bytes, header_length: int | bytes | None = None, version: str | None = None
-) -> tuple[InferRequest, oip_rest.Wants]:
+    data: bytes,
+    header_length: int | bytes | None = None,
+    version: str | None = None,
+    memory: SharedMemory | None = None,
+) -> tuple[InferRequest, Wants]:
+    """What the REST codec makes of a body for model `m`."""
     if isinstance(header_length, int):
         header_length = b"%d" % header_length
-    return oip_rest.decode("m", version, data, header_length)
+    return rest_codec.decode("m", version, data, rest_codec.header_size(header_length, len(data)), memory)
 
 
-def decode_binary(*inputs: tuple[dict[str, Any], bytes], **top: Any) -> tuple[InferRequest, oip_rest.Wants]:
+def decode_binary(*inputs: tuple[dict[str, Any], bytes], **top: Any) -> tuple[InferRequest, Wants]:
     """Decodes a request whose inputs come as raw bytes, each of the size that it claims."""
     entries = [{**entry, "parameters": {"binary_data_size": len(raw)}} for entry, raw in inputs]
     header = body(*entries, **top)
@@ -83,14 +94,21 @@ def decode_binary(*inputs: tuple[dict[str, Any], bytes], **top: Any) -> tuple[In
 
 
 def answer_of(
-    outputs: Mapping[str, tuple[dtypes.DType, np.ndarray]], request_id: str = "", version: int = 3
+    outputs: Mapping[str, tuple[dtypes.DType, np.ndarray]],
+    request_id: str = "",
+    version: int = 3,
+    axis_0: int | None = None,
 ) -> InferResponse:
-    specs = {name: TensorSpec(name, dtype, array.shape) for name, (dtype, array) in outputs.items()}
+    """An answer of model `m`; `axis_0`: what the model says of the first axis, instead of its size."""
+    specs = {
+        name: TensorSpec(name, dtype, array.shape if axis_0 is None else (axis_0, *array.shape[1:]))
+        for name, (dtype, array) in outputs.items()
+    }
     arrays = {name: array for name, (_, array) in outputs.items()}
     return InferResponse("m", version, arrays, Signature({}, specs), request_id)
 
 
-def split_answer(reply: oip_rest.HttpReply) -> tuple[dict[str, Any], bytes]:
+def split_answer(reply: HttpReply) -> tuple[dict[str, Any], bytes]:
     """The JSON of a reply, and the raw tensors behind it."""
     length = dict(reply.headers).get(b"inference-header-content-length")
     size = len(reply.body) if length is None else int(length)
@@ -103,11 +121,11 @@ def split_answer(reply: oip_rest.HttpReply) -> tuple[dict[str, Any], bytes]:
 
 def message(raw: list[bytes] | None = None, **fields: Any) -> Any:
     """A ModelInferRequest for model `m`."""
-    return m.ModelInferRequest(model_name="m", raw_input_contents=raw or [], **fields)
+    return oip.ModelInferRequest(model_name="m", raw_input_contents=raw or [], **fields)
 
 
-def read(request: Any, deadline: float | None = None) -> InferRequest:
-    return oip_grpc.decode(request, oip_grpc.Call(deadline))[0]
+def read(request: Any, deadline: float | None = None, memory: SharedMemory | None = None) -> InferRequest:
+    return grpc_codec.decode(request, Call(deadline), memory)[0]
 
 
 # Both
@@ -148,3 +166,17 @@ async def serving_engine(path: Path) -> AsyncIterator[tuple[Engine, Manager]]:
         yield engine, manager
     finally:
         await manager.close()
+
+
+@asynccontextmanager
+async def serving_oip(
+    path: Path, memory: SharedMemory | None = None, **rest: Any
+) -> AsyncIterator[tuple[OipRest, OipGrpc, Engine]]:
+    """Both forms of the Open Inference Protocol on an engine with everything in `path` loaded."""
+    identity = ServerIdentity("s", "0")
+    async with serving_engine(path) as (engine, control):
+        yield (
+            OipRest(engine, control, identity, memory=memory, **rest),
+            OipGrpc(engine, control, identity, memory=memory),
+            engine,
+        )

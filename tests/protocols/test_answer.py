@@ -2,21 +2,28 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from serving.core.errors import ErrorKind, ServingError
+from serving.core.types import InferResponse
 from serving.engine import Engine
-from serving.protocols import oip
-from serving.protocols.answer import answer
-from serving.protocols.oip_rest import PROTOCOL, HttpReply, OipRest
+from serving.protocols.answer import Heavy, answer
+from serving.protocols.offload import Offload
+from serving.protocols.oip import metadata
+from serving.protocols.oip.rest import PROTOCOL, HttpReply, OipRest
 from tests import models
+from tests.protocols import codec
 from tests.protocols.build import body, serving_engine, tensor
 
 T = TypeVar("T")
+
+ONES = [[1.0] * 4]
 
 ROW = tensor(shape=[1, 4], data=[1, 2, 3, 4])
 
@@ -27,7 +34,7 @@ def with_model(tmp_path: Path, ask: Callable[[Engine, OipRest], Awaitable[T]]) -
 
     async def main() -> T:
         async with serving_engine(tmp_path) as (engine, control):
-            return await ask(engine, OipRest(engine, control, oip.ServerIdentity("s", "0")))
+            return await ask(engine, OipRest(engine, control, metadata.ServerIdentity("s", "0")))
 
     return asyncio.run(main())
 
@@ -76,13 +83,12 @@ def test_a_refusal_is_counted_by_what_the_server_knows(
     with_model(tmp_path, ask)
 
 
-def test_an_encoding_is_not_offered(tmp_path: Path) -> None:
+def test_an_encoding_that_is_not_offered(tmp_path: Path) -> None:
     async def ask(engine: Engine, rest: OipRest) -> None:
         for encoding in (None, b"", b"identity"):
             assert (await rest.infer("copy", None, body(ROW), encoding=encoding)).status == 200
-        with pytest.raises(ServingError, match="Unsupported compression type") as caught:
-            await rest.infer("copy", None, body(ROW), encoding=b"gzip")
-        assert caught.value.kind is ErrorKind.UNSUPPORTED
+        reply = await rest.infer("copy", None, body(ROW), encoding=b"br")
+        assert reply.status == 501 and b"Unsupported compression type" in reply.body
         assert outcomes(engine) == {"ok": 3, "unsupported": 1}
 
     with_model(tmp_path, ask)
@@ -117,6 +123,175 @@ def test_what_nobody_foresaw_is_told_to_the_log_and_not_to_the_client(
     assert "KeyError: 'the secret'" in caplog.text
 
 
+class TestVariants:
+    """What callers may ask of `answer` beyond the usual."""
+
+    @pytest.mark.parametrize(("name_request", "prefix"), [(True, "[request id: a1] "), (False, "")])
+    @pytest.mark.parametrize(
+        ("rows", "encode", "text"),
+        [([[1.0]], codec.encode, "unexpected shape"), ([[1.0] * 4], codec.cannot, "output 'y' cannot be written")],
+    )
+    def test_refusals_name_the_request_where_that_is_customary(
+        self, tmp_path: Path, rows: list[list[float]], encode: Any, text: str, name_request: bool, prefix: str
+    ) -> None:
+        async def ask(engine: Engine, _rest: OipRest) -> None:
+            decode = partial(codec.decode, "copy", rows, "a1")
+            with pytest.raises(ServingError) as caught:
+                await answer(engine, PROTOCOL, "copy", decode, encode, 0.0, name_request=name_request)
+            assert caught.value.kind is ErrorKind.INVALID
+            assert caught.value.message.startswith(prefix + text)
+
+        with_model(tmp_path, ask)
+
+    def test_a_version_that_was_resolved_before_is_the_one_that_answers(self, tmp_path: Path) -> None:
+        models.save(models.scale(2.0), tmp_path / "copy" / "1" / "model.onnx")
+        (tmp_path / "copy" / "model.yaml").write_text("versions: all\n")
+
+        async def ask(engine: Engine, _rest: OipRest) -> None:
+            first = engine.catalog.resolve("copy", 1)
+            decode = partial(codec.decode, "copy", ONES)
+            reply = await answer(engine, PROTOCOL, "copy", decode, codec.encode, 0.0, version=first)
+            assert reply.outputs == {"y": [[2.0] * 4]}
+            assert outcomes(engine, version="1") == {"ok": 1}
+            with pytest.raises(ServingError):
+                await answer(engine, PROTOCOL, "copy", codec.refuse, codec.encode, 0.0, version=first)
+            assert outcomes(engine, version="1") == {"ok": 1, "invalid": 1}
+            assert outcomes(engine, version="2") == {}
+
+        with_model(tmp_path, ask)
+
+
+class TestHeavy:
+    """The codec's functions in a helper process."""
+
+    def with_heavy(
+        self,
+        tmp_path: Path,
+        ask: Callable[[Engine, Heavy[int]], Awaitable[None]],
+        decode: bool = True,
+        encode: bool = False,
+        max_waiting: int = 1,
+    ) -> None:
+        async def main(engine: Engine, _rest: OipRest) -> None:
+            offload = Offload(1, max_waiting)
+            try:
+                await ask(engine, Heavy(offload, decode, lambda response, _wants: encode))
+            finally:
+                offload.close()
+
+        with_model(tmp_path, main)
+
+    @pytest.mark.parametrize("heavy_decode", [False, True])
+    @pytest.mark.parametrize("heavy_encode", [False, True])
+    def test_what_is_heavy_is_done_elsewhere(self, tmp_path: Path, heavy_decode: bool, heavy_encode: bool) -> None:
+        async def ask(engine: Engine, heavy: Heavy[int]) -> None:
+            decode = partial(codec.decode, "copy", ONES)
+            reply = await answer(engine, PROTOCOL, "copy", decode, codec.encode, 0.0, heavy=heavy)
+            assert reply.outputs == {"y": ONES}
+            assert (reply.decoded_by != os.getpid()) == heavy_decode
+            assert (reply.encoded_by != os.getpid()) == heavy_encode
+            assert outcomes(engine) == {"ok": 1}
+            metrics = engine.metrics.requests("copy", "2", PROTOCOL)
+            phases = ("decode", "queue", "compute", "encode")
+            assert [sum(getattr(metrics, phase).counts) for phase in phases] == [1] * 4
+
+        self.with_heavy(tmp_path, ask, heavy_decode, heavy_encode)
+
+    def test_a_codec_is_asked_about_the_answer_and_the_form_that_is_wanted(self, tmp_path: Path) -> None:
+        seen = []
+
+        def look(response: InferResponse, decoded_by: int) -> bool:
+            seen.append((response.outputs["y"].tolist(), decoded_by))
+            return False
+
+        async def ask(engine: Engine, heavy: Heavy[int]) -> None:
+            heavy.encode = look
+            decode = partial(codec.decode, "copy", ONES)
+            reply = await answer(engine, PROTOCOL, "copy", decode, codec.encode, 0.0, heavy=heavy)
+            assert seen == [(ONES, reply.decoded_by)]
+
+        self.with_heavy(tmp_path, ask)
+
+    @pytest.mark.parametrize(
+        ("decode", "encode", "kind", "text"),
+        [
+            (codec.refuse, codec.encode, ErrorKind.INVALID, "not this one"),
+            (codec.die, codec.encode, ErrorKind.INTERNAL, "the helper process that works on large bodies ended"),
+            (
+                partial(codec.decode, "copy", ONES, "a1"),
+                codec.cannot,
+                ErrorKind.INVALID,
+                "[request id: a1] output 'y' cannot be written",
+            ),
+        ],
+    )
+    def test_an_error_is_told_and_counted_as_ever(
+        self, tmp_path: Path, decode: Any, encode: Any, kind: ErrorKind, text: str
+    ) -> None:
+        async def ask(engine: Engine, heavy: Heavy[int]) -> None:
+            with pytest.raises(ServingError) as caught:
+                await answer(engine, PROTOCOL, "copy", decode, encode, 0.0, heavy=heavy)
+            assert caught.value.kind is kind and caught.value.message.startswith(text)
+            assert outcomes(engine) == {kind.value: 1}
+
+        self.with_heavy(tmp_path, ask, encode=True)
+
+    def test_what_nobody_foresaw_is_told_to_the_log(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        async def ask(engine: Engine, heavy: Heavy[int]) -> None:
+            decode = partial(codec.decode, "copy", [["the secret"]])
+            with pytest.raises(ServingError) as caught:
+                await answer(engine, PROTOCOL, "copy", decode, codec.encode, 0.0, heavy=heavy)
+            assert caught.value.kind is ErrorKind.INTERNAL and "secret" not in caught.value.message
+
+        with caplog.at_level(logging.ERROR):
+            self.with_heavy(tmp_path, ask)
+        assert "could not convert string to float: 'the secret'" in caplog.text
+
+    def test_a_body_too_many_is_refused_and_an_answer_is_not(self, tmp_path: Path) -> None:
+        async def ask(engine: Engine, heavy: Heavy[int]) -> None:
+            fifo = tmp_path / "gate"
+            os.mkfifo(fifo)
+            jobs = [asyncio.ensure_future(heavy.offload.run(partial(Path.read_bytes, fifo)))]
+            with await asyncio.to_thread(fifo.open, "wb"):
+                jobs.append(asyncio.ensure_future(heavy.offload.run(len, b"")))  # it waits
+                await asyncio.sleep(0)
+                decode = partial(codec.decode, "copy", ONES)
+                with pytest.raises(ServingError) as caught:
+                    await answer(engine, PROTOCOL, "copy", decode, codec.encode, 0.0, heavy=heavy)
+                assert caught.value.kind is ErrorKind.QUEUE_FULL
+                assert outcomes(engine) == {"queue_full": 1}
+                arrived = asyncio.Event()
+
+                def heavy_too(_response: InferResponse, _wants: int) -> bool:
+                    arrived.set()
+                    return True
+
+                light = Heavy(heavy.offload, False, heavy_too)
+                call = answer(engine, PROTOCOL, "copy", decode, codec.encode, 0.0, heavy=light)
+                answered = asyncio.ensure_future(call)
+                await arrived.wait()
+            await asyncio.gather(*jobs)
+            assert (await answered).encoded_by != os.getpid()
+
+        self.with_heavy(tmp_path, ask, encode=True)
+
+    def test_a_client_that_goes_away_meanwhile_is_counted(self, tmp_path: Path) -> None:
+        async def ask(engine: Engine, heavy: Heavy[int]) -> None:
+            fifo = tmp_path / "gate"
+            os.mkfifo(fifo)
+            decode: Any = partial(Path.read_bytes, fifo)
+            call = answer(engine, PROTOCOL, "copy", decode, codec.encode, 0.0, heavy=heavy)
+            gone = asyncio.ensure_future(call)
+            with await asyncio.to_thread(fifo.open, "wb"):  # a helper is at it
+                gone.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await gone
+                assert outcomes(engine) == {"cancelled": 1}
+            assert await heavy.offload.run(len, b"abc") == 3
+
+        self.with_heavy(tmp_path, ask)
+
+
 class TestManagement:
     @pytest.mark.parametrize("data", [b"", b"  ", b"{}", b'{"ready":false}', b'{"ready":true}', b'{"more":1}'])
     def test_index(self, tmp_path: Path, data: bytes) -> None:
@@ -142,14 +317,12 @@ class TestManagement:
 
         assert with_model(tmp_path, ask).status == 200
 
-    @pytest.mark.parametrize(
-        "data", [b"{", b'{"parameters":5}', b'{"parameters":true}', b'{"parameters":{"config":"{}"}}']
-    )
-    def test_load_with_parameters(self, tmp_path: Path, data: bytes) -> None:
+    @pytest.mark.parametrize("data", [b"{", b'{"parameters":5}', b'{"parameters":true}', b'{"parameters":{"a":1}}'])
+    def test_load_of_something_else(self, tmp_path: Path, data: bytes) -> None:
         async def ask(_engine: Engine, rest: OipRest) -> None:
             with pytest.raises(ServingError) as caught:
                 await rest.load("copy", data)
-            assert caught.value.kind in (ErrorKind.INVALID, ErrorKind.UNSUPPORTED)
+            assert caught.value.kind is ErrorKind.INVALID
 
         with_model(tmp_path, ask)
 

@@ -15,7 +15,8 @@ from serving.core.dtypes import DType
 from serving.core.spec import ModelSpec
 from serving.core.types import InferRequest, Signature, Tensors, TensorSpec
 from serving.core.validate import Contract
-from serving.protocols import examples, oip_rest
+from serving.protocols import examples
+from serving.protocols.oip import rest_codec
 from serving.repository.catalog import Catalog, CatalogModel
 from serving.repository.layout import FoundVersion
 from serving.repository.version import Version
@@ -62,7 +63,8 @@ def sent(version: Version, directory: Path) -> tuple[str, InferRequest]:
         assert args[args.index("--data-binary") + 1] == "@-"
         data = stdin
         header_length = args[args.index("-H") + 1].removeprefix("Inference-Header-Content-Length: ").encode()
-    request, _ = oip_rest.decode(version.model, None, data, header_length)
+    size = rest_codec.header_size(header_length, len(data))
+    request, _ = rest_codec.decode(version.model, None, data, size)
     return urls[0].removeprefix(BASE), request
 
 
@@ -76,7 +78,7 @@ def test_a_request_for_every_type(dtype: DType, tmp_path: Path) -> None:
     if dtype in (dtypes.FP16, dtypes.BF16):
         assert body is None  # JSON cannot carry it, so the command sends raw bytes
     else:
-        again, _ = oip_rest.decode("m", None, json.dumps(body).encode(), None)
+        again, _ = rest_codec.decode("m", None, json.dumps(body).encode(), None)
         assert version.contract.check(again) == 1
 
 
@@ -138,7 +140,7 @@ def test_a_sample_of_any_floats(dtype: DType, values: list[float], tmp_path: Pat
     version = version_of(("x", dtype, (-1, 3)), sample={"x": np.array([values], dtype.numpy)})
     assert version.contract.check(sent(version, tmp_path)[1]) == 1
     # The documentation page is JSON that browsers read, which knows no NaN.
-    json.dumps([e.body for e in examples.infer_examples(catalog_of(version)).values()], allow_nan=False)
+    json.dumps([e.infer for e in examples.infer_examples(catalog_of(version)).values()], allow_nan=False)
 
 
 @pytest.mark.parametrize("element", [b"it's", b"\xff\xfe", "grüße\n".encode(), b""])

@@ -4,6 +4,7 @@ claims to be, and no memory beyond what the bytes themselves account for."""
 import json
 import tracemalloc
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,33 @@ from hypothesis import strategies as st
 
 from serving.core import dtypes
 from serving.core.errors import ErrorKind, ServingError
-from serving.core.types import InferRequest
-from serving.protocols import messages as m
-from serving.protocols import oip_grpc, oip_rest
-from serving.protocols.oip_grpc import Call
+from serving.core.types import InferRequest, InferResponse, Signature, TensorSpec
+from serving.core.validate import Contract
+from serving.protocols import grpc
+from serving.protocols.messages import oip as m
+from serving.protocols.oip import generate, grpc_codec, rest_codec
+from serving.protocols.oip.outputs import Wants
+from serving.protocols.oip.shared_memory import SharedMemory
+from tests.protocols import build
 from tests.protocols.build import body, not_for_ever, tensor
 
-ALLOWED = (ErrorKind.INVALID, ErrorKind.UNSUPPORTED, ErrorKind.NOT_FOUND)
+ALLOWED = (ErrorKind.INVALID, ErrorKind.UNSUPPORTED, ErrorKind.NOT_FOUND, ErrorKind.PRECONDITION)
 FIXED_BYTES = 2_000_000  # caches and the like
 PER_BYTE = 400  # the worst of JSON: one byte for an element of a list of Python objects, and its copies
 
 
-def decoded(size: int, decode: Callable[[], InferRequest]) -> InferRequest | None:
-    """The request, or None if it was refused."""
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> SharedMemory:
+    """With a region `r` of 64 bytes."""
+    directory = tmp_path_factory.mktemp("shm")
+    (directory / "object").write_bytes(bytes(64))
+    memory = SharedMemory(True, directory)
+    memory.register("r", "object", 0, 64)
+    return memory
+
+
+def decoded(size: int, decode: Callable[[], Any]) -> Any:
+    """What `decode` gives, or None if it was refused."""
     request = refusal = None
     tracemalloc.start()
     try:
@@ -51,27 +66,45 @@ def check(request: InferRequest, claims: Iterable[tuple[str, str, list[int]]]) -
     request.id.encode()  # it must be possible to send it back
 
 
-def decode_rest(data: bytes, header_length: bytes | None) -> InferRequest | None:
-    request = decoded(len(data), lambda: oip_rest.decode("m", None, data, header_length)[0])
-    if request is not None:
-        header = json.loads(data if header_length is None else data[: int(header_length)])
-        check(request, [(i["name"], i["datatype"], i["shape"]) for i in header["inputs"]])
+def decode_rest(memory: SharedMemory, data: bytes, header_length: bytes | None) -> InferRequest | None:
+    found = decoded(len(data), lambda: build.decode(data, header_length, memory=memory))
+    if found is None:
+        return None
+    request: InferRequest = found[0]
+    written(found[1], rest_codec.encode)
+    header = json.loads(data if header_length is None else data[: int(header_length)])
+    check(request, [(i["name"], i["datatype"], i["shape"]) for i in header["inputs"]])
     return request
 
 
-def decode_grpc(data: bytes) -> InferRequest | None:
+def decode_grpc(memory: SharedMemory, data: bytes) -> InferRequest | None:
     message = None
 
-    def decode() -> InferRequest:
+    def decode() -> tuple[InferRequest, Wants]:
         nonlocal message
-        message = oip_grpc._read(m.ModelInferRequest, data)
-        return oip_grpc.decode(message, Call())[0]
+        message = grpc.read(m.ModelInferRequest, data)
+        return grpc_codec.decode(message, grpc.Call(), memory)
 
-    request = decoded(len(data), decode)
-    if request is not None:
-        assert message is not None
-        check(request, [(t.name, t.datatype, list(t.shape)) for t in message.inputs])
+    found = decoded(len(data), decode)
+    if found is None:
+        return None
+    request: InferRequest = found[0]
+    assert message is not None
+    check(request, [(t.name, t.datatype, list(t.shape)) for t in message.inputs])
+    written(found[1], grpc_codec.encode)
     return request
+
+
+ANSWERS = [
+    build.answer_of({"y": (dtype, build.values_of(dtype).reshape(1, 3)), "": (dtype, build.values_of(dtype))})
+    for dtype in (dtypes.FP32, dtypes.INT64, dtypes.BYTES, dtypes.FP16)
+]
+
+
+def written(wants: Wants, encode: Callable[[InferResponse, Wants], object]) -> None:
+    """Writes answers in the form that was asked for."""
+    for answer in ANSWERS:
+        decoded(1000, lambda answer=answer: encode(answer, wants))  # type: ignore[misc]
 
 
 # Bytes that were right, and are not any more
@@ -108,9 +141,11 @@ GOOD_JSON = body(
     tensor("n", "INT64", [2, 1], data=[[1], [-5]]),
     tensor("t", "BYTES", [1], data=["é"]),
     id="a1",
-    parameters={"timeout": 5, "k": "v", "binary_data_output": True},
-    outputs=[{"name": "y", "parameters": {"binary_data": True}}],
+    parameters={"timeout": 5, "k": "v", "binary_data_output": True, "priority": 1, "signature_name": "s"},
+    outputs=[{"name": "y", "parameters": {"binary_data": True, "classification": 2}}],
 )
+REGION = {"shared_memory_region": "r", "shared_memory_byte_size": 32, "shared_memory_offset": 16}
+GOOD_SHARED = body(tensor(shape=[8], parameters=REGION), outputs=[{"name": "y", "parameters": REGION}])
 GOOD_HEADER = body(
     tensor(parameters={"binary_data_size": 8}),
     tensor("t", "BYTES", [2], parameters={"binary_data_size": 10}),
@@ -132,34 +167,34 @@ def good_message(raw: bool) -> bytes:
     return data
 
 
-def test_the_undamaged_requests_are_taken() -> None:
-    assert decode_rest(GOOD_JSON, None)
-    assert decode_rest(GOOD_BINARY, b"%d" % len(GOOD_HEADER))
-    assert decode_grpc(good_message(True)) and decode_grpc(good_message(False))
+def test_the_undamaged_requests_are_taken(memory: SharedMemory) -> None:
+    assert decode_rest(memory, GOOD_JSON, None) and decode_rest(memory, GOOD_SHARED, None)
+    assert decode_rest(memory, GOOD_BINARY, b"%d" % len(GOOD_HEADER))
+    assert decode_grpc(memory, good_message(True)) and decode_grpc(memory, good_message(False))
 
 
 @settings(max_examples=300)
-@given(damaged(GOOD_JSON))
-def test_damaged_json(data: bytes) -> None:
-    decode_rest(data, None)
+@given(damaged(GOOD_JSON) | damaged(GOOD_SHARED))
+def test_damaged_json(memory: SharedMemory, data: bytes) -> None:
+    decode_rest(memory, data, None)
 
 
 @settings(max_examples=300)
 @given(damaged(GOOD_BINARY), st.integers(-2, 3))
-def test_damaged_binary(data: bytes, change: int) -> None:
-    decode_rest(data, b"%d" % (len(GOOD_HEADER) + change))
+def test_damaged_binary(memory: SharedMemory, data: bytes, change: int) -> None:
+    decode_rest(memory, data, b"%d" % (len(GOOD_HEADER) + change))
 
 
 @settings(max_examples=300)
 @given(st.booleans().flatmap(lambda raw: damaged(good_message(raw))))
-def test_damaged_messages(data: bytes) -> None:
-    decode_grpc(data)
+def test_damaged_messages(memory: SharedMemory, data: bytes) -> None:
+    decode_grpc(memory, data)
 
 
 @given(st.binary(max_size=300), st.none() | st.integers(-3, 400).map(lambda n: b"%d" % n) | st.binary(max_size=8))
-def test_any_bytes(data: bytes, header_length: bytes | None) -> None:
-    decode_rest(data, header_length)
-    decode_grpc(data)
+def test_any_bytes(memory: SharedMemory, data: bytes, header_length: bytes | None) -> None:
+    decode_rest(memory, data, header_length)
+    decode_grpc(memory, data)
 
 
 # Requests that are well formed and make no sense
@@ -174,7 +209,24 @@ WILD: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=5,
 )
+PARAMETERS = (
+    "timeout", "priority", "sequence_id", "sequence_start", "signature_name", "binary_data_output", "k", "triton_x",
+)  # fmt: skip
+OF_TENSORS = (
+    "binary_data_size", "binary_data", "classification", "shared_memory_region", "shared_memory_byte_size",
+    "shared_memory_offset",
+)  # fmt: skip
 SHAPES = st.lists(NUMBERS, max_size=4) | st.sampled_from([[1] * 33, [1] * 65, [0, 2**62, 2**62], [2**62] * 30])
+
+
+OUTPUTS = st.fixed_dictionaries(
+    {"name": st.sampled_from(["y", "z"]) | WILD},
+    optional={
+        "parameters": st.dictionaries(
+            st.sampled_from(OF_TENSORS), st.sampled_from([True, False, 0, 8, 64, "r"]) | NUMBERS | WILD
+        )
+    },
+)
 
 
 @st.composite
@@ -192,22 +244,22 @@ def nonsense(draw: st.DrawFn) -> bytes:
         if draw(st.booleans()):
             entry["data"] = mostly(st.lists(WILD | NUMBERS, max_size=6))
         if draw(st.booleans()):
-            entry["parameters"] = mostly(st.fixed_dictionaries({"binary_data_size": NUMBERS | WILD}))
+            entry["parameters"] = mostly(st.dictionaries(st.sampled_from(OF_TENSORS), NUMBERS | st.just("r") | WILD))
         for key in draw(st.lists(st.sampled_from(sorted(entry)), max_size=1)):
             del entry[key]
         inputs.append(entry)
     request = {"inputs": mostly(st.just(inputs)), "id": mostly(st.text(max_size=3))}
     if draw(st.booleans()):
-        request["parameters"] = mostly(st.dictionaries(st.sampled_from(["timeout", "k", "triton_x"]), WILD | NUMBERS))
+        request["parameters"] = mostly(st.dictionaries(st.sampled_from(PARAMETERS), WILD | NUMBERS))
     if draw(st.booleans()):
-        request["outputs"] = mostly(st.lists(st.fixed_dictionaries({"name": st.text(max_size=2) | WILD}), max_size=3))
+        request["outputs"] = mostly(st.lists(OUTPUTS, max_size=3))
     return json.dumps(request).encode()
 
 
 @settings(max_examples=500)
 @given(nonsense(), st.none() | st.binary(max_size=20))
-def test_nonsense_in_json(header: bytes, raw: bytes | None) -> None:
-    decode_rest(header + (raw or b""), None if raw is None else b"%d" % len(header))
+def test_nonsense_in_json(memory: SharedMemory, header: bytes, raw: bytes | None) -> None:
+    decode_rest(memory, header + (raw or b""), None if raw is None else b"%d" % len(header))
 
 
 INT64 = st.integers(-2, 4) | st.sampled_from([2**31, 2**62, 2**63 - 1, -(2**63)])
@@ -223,6 +275,25 @@ CONTENTS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "int64_param": INT64 | st.sampled_from([8, 32, 64]),
+    "uint64_param": CONTENTS["uint64_contents"],
+    "double_param": st.floats(),
+    "string_param": st.text(max_size=3) | st.just("r"),
+    "bool_param": st.booleans(),
+}
+
+
+def parameters(draw: st.DrawFn, found: Any, names: tuple[str, ...]) -> None:
+    """Fills a map of InferParameters."""
+    for name in draw(st.lists(st.sampled_from(names), max_size=3, unique=True)):
+        field = draw(st.sampled_from(["", *VALUES]))
+        if field:
+            setattr(found[name], field, draw(VALUES[field]))
+        else:
+            found[name].SetInParent()
+
+
 @st.composite
 def odd_messages(draw: st.DrawFn) -> bytes:
     message = m.ModelInferRequest(model_name="m", model_version=draw(st.sampled_from(["", "1", "0", "x", "0" * 5000])))
@@ -235,29 +306,66 @@ def odd_messages(draw: st.DrawFn) -> bytes:
         for field in draw(st.lists(st.sampled_from(sorted(CONTENTS)), max_size=2)):
             one.contents.SetInParent()
             getattr(one.contents, field).extend(draw(st.lists(CONTENTS[field], max_size=4)))
+        parameters(draw, one.parameters, OF_TENSORS)
     message.raw_input_contents.extend(draw(st.lists(st.binary(max_size=16), max_size=3)))
-    if draw(st.booleans()):
-        parameter = message.parameters[draw(st.sampled_from(["timeout", "k"]))]
-        field, values = draw(
-            st.sampled_from(
-                [
-                    ("int64_param", INT64),
-                    ("uint64_param", CONTENTS["uint64_contents"]),
-                    ("double_param", st.floats()),
-                    ("string_param", st.text(max_size=3)),
-                    ("bool_param", st.booleans()),
-                ]
-            )
-        )
-        setattr(parameter, field, draw(values))
+    parameters(draw, message.parameters, PARAMETERS)
+    for _ in range(draw(st.integers(0, 2))):
+        parameters(draw, message.outputs.add(name=draw(st.sampled_from("yz"))).parameters, OF_TENSORS)
     data: bytes = message.SerializeToString()
     return data
 
 
 @settings(max_examples=500)
 @given(odd_messages())
-def test_odd_messages(data: bytes) -> None:
-    decode_grpc(data)
+def test_odd_messages(memory: SharedMemory, data: bytes) -> None:
+    decode_grpc(memory, data)
+
+
+SPECS = st.builds(
+    TensorSpec,
+    st.just("x"),
+    st.sampled_from(dtypes.ALL),
+    st.none() | st.lists(st.integers(-1, 4), max_size=4).map(tuple),
+)
+
+
+@settings(max_examples=300)
+@given(SPECS, st.sampled_from([0, 8]), st.binary(max_size=64))
+def test_raw_bodies(spec: TensorSpec, max_batch_size: int, data: bytes) -> None:
+    """Contracts that batch have an open axis in front; of others nothing is known."""
+    if max_batch_size and spec.shape is not None:
+        spec = replace(spec, shape=(-1, *spec.shape))
+    contract = Contract("m", Signature({"x": spec}, {}), max_batch_size)
+    found = decoded(len(data), lambda: rest_codec.decode_raw(contract, None, data))
+    if found is not None:
+        (array,) = found[0].inputs.values()
+        assert spec.accepts(array.shape) and array.dtype == spec.dtype.numpy
+        assert (array.reshape(-1)[0] if spec.dtype is dtypes.BYTES else array.tobytes()) == data
+
+
+@st.composite
+def flat(draw: st.DrawFn) -> bytes:
+    keys = st.sampled_from(["x", "y", "id", "parameters", *PARAMETERS])
+    value = st.dictionaries(keys, WILD | NUMBERS | st.lists(NUMBERS, max_size=4) | st.text(max_size=3), max_size=4)
+    found = draw(value)
+    if draw(st.booleans()):
+        found["parameters"] = draw(value)
+    return json.dumps(found).encode()
+
+
+GOOD_FLAT = b'{"x":[1,2],"id":"a","parameters":{"y":3,"k":true},"timeout":5}'
+
+
+@settings(max_examples=300)
+@given(flat() | damaged(GOOD_FLAT) | st.binary(max_size=50), SPECS, SPECS)
+def test_flat_objects(data: bytes, x: TensorSpec, y: TensorSpec) -> None:
+    specs = {"x": x, "y": replace(y, name="y")}
+    signature = Signature(specs, {})
+    found = decoded(len(data), lambda: generate.decode("m", None, data, {"": signature, "s": signature}))
+    if found is not None:
+        for name, array in found[0].inputs.items():
+            assert array.dtype == specs[name].dtype.numpy and specs[name].accepts(array.shape)
+        found[0].id.encode()
 
 
 def test_what_is_taken_can_be_told_from_what_was_sent() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from serving.core.dtypes import DType
 from serving.core.errors import ServingError
 from serving.protocols import jsonio
 from tests.protocols.build import IN_JSON, INTEGERS, NESTED, dtype_id, refused, same, values_of
+
+TOO_DEEP = "JSON nesting depth exceeds maximum allowed limit (100)"
 
 
 def to_array(dtype: DType, data: Any, shape: tuple[int, ...] | None = None, may_hold_bools: bool = True) -> np.ndarray:
@@ -44,13 +47,19 @@ class TestParse:
             '{"a": 1,}',
             "[1] 2",
             "[nan]",
-            "[Inf]",
+            "[inf]",
+            "[Infi]",
+            "[xInf]",
+            "[InfInf]",
             "[+1]",
             "[01]",
             "['a']",
             '["\x00"]',
             '["\\ud800"]',
+            '["\\ud83d\\u0041"]',
             "[1e400]",
+            "[-1e400]",
+            f"[{'1' * 250}e60]",
         ],
     )
     def test_what_is_not_json_is_refused_whichever_parser_reads_it(self, text: str, beside: str) -> None:
@@ -63,7 +72,186 @@ class TestParse:
 
     @pytest.mark.parametrize("text", [NESTED, NESTED + "NaN", '{"a":' * 1_000_000, '{"a":' * 1_000_000 + "NaN"])
     def test_a_million_levels_are_refused(self, text: str) -> None:
-        assert refused(lambda: jsonio.parse(text.encode())).startswith("failed to parse the request JSON buffer: ")
+        assert refused(lambda: jsonio.parse(text.encode())) == TOO_DEEP
+
+    def test_infinity_may_be_short(self) -> None:
+        text = rb'{"Inf": [Inf, -Inf, Infinity, -Infinity, "Inf", "\"-Inf", "a\\", Inf, "Infinity"]}'
+        inf = math.inf
+        assert jsonio.parse(text) == {"Inf": [inf, -inf, inf, -inf, "Inf", '"-Inf', "a\\", inf, "Infinity"]}
+
+    @pytest.mark.parametrize("beside", ["", ", NaN"])
+    def test_pairs_of_surrogates_are_one_character(self, beside: str) -> None:
+        text = rf'["\ud83d\ude00", "\\ud800", "\\\uD83D\uDE00"{beside}]'
+        assert jsonio.parse(text.encode())[:3] == ["\U0001f600", r"\ud800", "\\\U0001f600"]
+
+    @pytest.mark.parametrize("beside", [b"", b", NaN"])
+    @pytest.mark.parametrize("text", [b'"\xff"', b'"\xed\xa0\x80"', rb'"\ud800"', rb'"\udc00"', rb'"\ud83d\u0041"'])
+    def test_what_is_no_unicode_is_sent_elsewhere(self, text: bytes, beside: bytes) -> None:
+        body = b"[%b%b]" % (text, beside)
+        assert "not valid Unicode" in refused(lambda: jsonio.parse(body))
+        assert refused(lambda: jsonio.parse(body)).endswith("travel as binary tensor data")
+        wording = jsonio.Wording("JSON Parse error: ", "base64")
+        assert refused(lambda: jsonio.parse(body, wording)).endswith("travel as base64")
+        assert refused(lambda: jsonio.parse(body, wording)).startswith("JSON Parse error: ")
+
+    @pytest.mark.parametrize("beside", ["", ", NaN"])
+    def test_an_integer_of_any_size_is_a_number(self, beside: str) -> None:
+        value = jsonio.parse(f"[{10**30}{beside}]".encode())[0]
+        assert to_array(dtypes.FP64, [value]).tolist() == [1e30]
+        assert "expects INT64 elements" in refused(lambda: to_array(dtypes.INT64, [value]))
+
+
+class TestWeight:
+    def test_what_the_fast_parser_does_at_once_is_light(self) -> None:
+        assert not jsonio.is_heavy_to_read(b"")
+        assert not jsonio.is_heavy_to_read(b"[" + b"1.5," * 50_000 + b"1]")
+        assert jsonio.is_heavy_to_read(b"[" + b"1.5," * 100_000 + b"1]")
+
+    @pytest.mark.parametrize("slow", [b"NaN", b"-Infinity", b"Inf"])
+    def test_what_the_careful_parser_has_to_read_weighs_more(self, slow: bytes) -> None:
+        assert not jsonio.is_heavy_to_read(b"[1.5," + slow + b"]")
+        assert jsonio.is_heavy_to_read(b"[" + b"1.5," * 50_000 + slow + b"]")
+
+    def test_answers_weigh_what_their_elements_do(self) -> None:
+        image, text = np.zeros((150, 1000), np.float32), np.array([b"a" * 1_000_000], object)
+        assert not jsonio.is_heavy_to_write([])
+        assert not jsonio.is_heavy_to_write([image[:1]] * 3 + [np.array([b"a"] * 1000, object)])
+        assert jsonio.is_heavy_to_write([image])
+        assert jsonio.is_heavy_to_write([image[:20], image[:20]])
+        assert jsonio.is_heavy_to_write([text])
+
+
+class TestMayHoldBools:
+    @pytest.mark.parametrize("filler", [b"", b"1.5," * 1000, b'"fully",' * 1000])
+    def test_finds_the_words(self, filler: bytes) -> None:
+        assert jsonio.may_hold_bools(b"[" + filler + b"true]")
+        assert jsonio.may_hold_bools(b"[" + filler + b"false]")
+        assert not jsonio.may_hold_bools(b"[" + filler + b"1]")
+
+    @given(st.lists(st.sampled_from([b"true", b"u", b"rue", b"tr", b"false", b"l", b"fa", b" " * 500]), max_size=300))
+    def test_as_a_plain_search_does(self, pieces: list[bytes]) -> None:
+        text = b"".join(pieces)
+        assert jsonio.may_hold_bools(text) == (b"true" in text or b"false" in text)
+
+
+KEYS = ("x", "ü", "a/b", 'q"', "")
+SPELLED = (
+    "x",
+    r"\u0078",
+    "ü",
+    r"\u00fc",
+    r"\u00FC",
+    "a/b",
+    r"a\/b",
+    r"\u0061/b",
+    r"q\"",
+    r"\u0071\u0022",
+    "",
+    "n",
+    r"\n",
+)
+
+
+def objects(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    pairs = st.tuples(st.sampled_from(SPELLED), inner).map(lambda pair: f'"{pair[0]}": {pair[1]}')
+    return st.lists(pairs, max_size=3).map(lambda pairs: f"{{{', '.join(pairs)}}}")
+
+
+JSON_TEXTS = st.recursive(
+    st.sampled_from(["1", "1.5", "NaN", "null", *(f'"{text}"' for text in SPELLED)]),
+    lambda inner: objects(inner) | st.lists(inner, max_size=3).map(lambda values: f"[{', '.join(values)}]"),
+    max_leaves=12,
+)
+
+
+def held_keys(value: Any) -> Counter[str]:
+    """How many objects of a parsed value hold each of KEYS."""
+    found: Counter[str] = Counter()
+    if isinstance(value, dict):
+        found.update(key for key in value if key in KEYS)
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            found += held_keys(inner)
+    return found
+
+
+class TestRefuseDuplicates:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '{"x": 1, "x": 1}',
+            r'{"x": 1, "\u0078": 1}',
+            r'{"\u0078": 1, "x": 1}',
+            '[{"x": 1}, {"x": 1, "y": 2, "x" : 3}]',
+            '{"x": 1, "y": {"x": 1, "x": NaN}}',
+            '{"x": Inf, "x": "x"}',
+        ],
+    )
+    @pytest.mark.parametrize("filler", ["", '"", ' * 1000])
+    def test_a_key_twice_in_one_object(self, text: str, filler: str) -> None:
+        body = f"[{filler}{text}]".encode()
+        held = {"x": held_keys(jsonio.parse(body))["x"]}
+        assert refused(lambda: jsonio.refuse_duplicates(body, held)) == "input 'x' already exists in request"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '{"x": 1, "y": 2, "y": 3}',
+            '[{"x": 1}, {"x": 1}]',
+            '{"x": "x"}',
+            '{"x": ["x", "x"]}',
+            r'{"\u0078": 1}',
+            r'{"x": "\u0078"}',
+            r'{"x": "a\"x\"", "y": "\"x"}',
+            '{"x": {"x": 1}}',
+            "{}",
+        ],
+    )
+    @pytest.mark.parametrize("filler", ["", '"", ' * 1000])
+    def test_anything_else(self, text: str, filler: str) -> None:
+        body = f"[{filler}{text}]".encode()
+        jsonio.refuse_duplicates(body, {"x": held_keys(jsonio.parse(body))["x"]})
+
+    @pytest.mark.parametrize(
+        ("key", "body"),
+        [
+            ("ü", r'{"ü": 1, "\u00fc": 1}'),
+            ("ü", r'{"\u00fc": 1, "\u00FC": 1}'),
+            ("a/b", r'{"a/b": 1, "a\/b": 1}'),
+            ('q"', r'{"q\"": 1, "q\"": 1}'),
+            ("\n", r'{"\n": 1, "\u000a": 1}'),
+            ("", '{"": 1, "": 1}'),
+        ],
+    )
+    def test_however_it_is_spelled(self, key: str, body: str) -> None:
+        text = refused(lambda: jsonio.refuse_duplicates(body.encode(), {key: 1}))
+        assert text == f"input '{key}' already exists in request"
+
+    def test_the_nesting_of_another_parser(self) -> None:
+        deep = b"[" * 1000 + b"]" * 1000
+        body = b'{"x": "x", "y": %b}' % deep
+        jsonio.parse(body)
+        assert refused(lambda: jsonio.refuse_duplicates(body, {"x": 1})) == TOO_DEEP
+
+    @given(JSON_TEXTS)
+    def test_as_a_look_at_each_pair_does(self, text: str) -> None:
+        repeated = False
+
+        def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            nonlocal repeated
+            counts = Counter(key for key, _ in pairs)
+            repeated = repeated or any(counts[key] > 1 for key in KEYS)
+            return dict(pairs)
+
+        json.loads(text, object_pairs_hook=look)
+        body = text.encode()
+        found = held_keys(jsonio.parse(body))
+        held = {key: found[key] for key in KEYS}
+        if repeated:
+            assert "already exists in request" in refused(lambda: jsonio.refuse_duplicates(body, held))
+        else:
+            jsonio.refuse_duplicates(body, held)
 
 
 class TestDump:
@@ -73,6 +261,25 @@ class TestDump:
     def test_nan_and_infinity_are_bare(self) -> None:
         array = np.array([np.nan, 1.5, np.inf, -np.inf], np.float32)
         assert jsonio.dump({"s": (4,), "d": array}) == b'{"s":[4],"d":[NaN,1.5,Infinity,-Infinity]}'
+
+    def test_of_a_large_array_too(self) -> None:
+        array = np.linspace(-1, 1, 10_000, dtype=np.float32).reshape(100, 100)
+        array[3, 5], array[99, 99], array[0, 0] = np.nan, np.inf, -np.inf
+        assert same(np.array(jsonio.parse(jsonio.dump({"s": "null", "d": array}))["d"], np.float32), array)
+
+    def test_wherever_they_are(self) -> None:
+        value = {"a": math.nan, "b": [1, {"c": (-math.inf, None, "null", [math.inf])}], "d": [np.array([[np.nan]])]}
+        assert jsonio.dump(value) == b'{"a":NaN,"b":[1,{"c":[-Infinity,null,"null",[Infinity]]}],"d":[[[NaN]]]}'
+
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.sampled_from(["null", "NaN", "é\n"]),
+            lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+            max_leaves=12,
+        )
+    )
+    def test_as_the_standard_library_does(self, value: Any) -> None:
+        assert repr(json.loads(jsonio.dump(value))) == repr(json.loads(json.dumps(value)))
 
     def test_the_word_null_in_text_changes_nothing(self) -> None:
         value = {"text": ["null", "grüße\u2028"], "d": np.array([0.1, 2**-149], np.float64)}
@@ -157,7 +364,7 @@ class TestToArray:
 
     def test_text_is_utf_8(self) -> None:
         assert to_array(dtypes.BYTES, ["", "é\x00"]).tolist() == [b"", b"\xc3\xa9\x00"]
-        assert "element 1 is not valid Unicode" in refused(lambda: to_array(dtypes.BYTES, ["a", "\ud800"]))
+        assert "got the string '\\ud800'" in refused(lambda: to_array(dtypes.BYTES, ["a", "\ud800"]))
 
     @pytest.mark.parametrize(("shape", "data"), [((2,), [1]), ((2,), [1, 2, 3]), ((0,), [1]), ((), []), ((1,), [])])
     def test_as_many_elements_as_the_shape_has(self, shape: tuple[int, ...], data: list[int]) -> None:
@@ -190,6 +397,13 @@ class TestToArray:
         first = "a" if dtype is dtypes.BYTES else values_of(dtype).tolist()[0]
         assert "expects" in refused(lambda: to_array(dtype, [first, deep]))
 
+    def test_a_tensor_is_not_nested_deeper_than_a_hundred_levels(self) -> None:
+        def nested(levels: int) -> list[Any]:
+            return jsonio.parse(b"[" * levels + b"1" + b"]" * levels)  # type: ignore[no-any-return]
+
+        assert to_array(dtypes.INT8, nested(100)).tolist() == [1]
+        assert refused(lambda: to_array(dtypes.INT8, nested(101))) == TOO_DEEP
+
     def test_a_promise_of_no_bools_saves_looking_for_them(self) -> None:
         assert to_array(dtypes.INT8, [1, 2], may_hold_bools=False).tolist() == [1, 2]
 
@@ -210,3 +424,29 @@ class TestToArray:
         except ServingError:
             return
         assert array.shape == tuple(shape) and array.dtype == dtype.numpy
+
+
+class TestElements:
+    @pytest.mark.parametrize("dtype", dtypes.ALL, ids=dtype_id)
+    def test_half_floats_do_not_travel(self, dtype: DType) -> None:
+        assert jsonio.travels(dtype) == (dtype in IN_JSON)
+
+    @pytest.mark.parametrize("dtype", IN_JSON, ids=dtype_id)
+    @pytest.mark.parametrize("at", [0, 1, 499, 500, 999])
+    def test_the_first_wrong_one_is_told(self, dtype: DType, at: int) -> None:
+        good = "a" if dtype is dtypes.BYTES else values_of(dtype).tolist()[0]
+        flat: list[Any] = [good] * 1000
+        flat[at:] = [None] + [{"b64": ""}] * (999 - at)
+        with pytest.raises(jsonio.WrongElementError) as caught:
+            jsonio.elements(dtype, flat)
+        assert (caught.value.index, caught.value.value) == (at, None)
+
+    def test_bytes_may_be_written_otherwise(self) -> None:
+        def read(value: Any) -> bytes | None:
+            return bytes(value["raw"]) if isinstance(value, dict) else None
+
+        array = jsonio.elements(dtypes.BYTES, ["é", {"raw": [255]}, {"raw": []}], bytes_of=read)
+        assert array.tolist() == ["é".encode(), b"\xff", b""]
+        with pytest.raises(jsonio.WrongElementError) as caught:
+            jsonio.elements(dtypes.BYTES, ["a", {"raw": []}, 5], bytes_of=read)
+        assert (caught.value.index, caught.value.value) == (2, 5)

@@ -1,11 +1,12 @@
 """Versions on disk and in memory, as the repository's modules see them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from serving.core import dtypes
 from serving.core.spec import ModelSpec
-from serving.core.types import Signature, Tensors, TensorSpec
+from serving.core.types import DEFAULT_SIGNATURE, Signature, Tensors, TensorSpec
 from serving.repository.layout import FoundVersion
 from serving.repository.version import Version
 from tests import models
@@ -47,16 +48,20 @@ class FakeSession:
     """A loaded model without a runtime."""
 
     platform = "fake"
-    batch_axis_declared: str | None = None
-    signature = Signature(
-        {"x": TensorSpec("x", dtypes.FP32, (-1, 4))},
-        {"y": TensorSpec("y", dtypes.FP32, (-1, 4))},
+    notes: Mapping[str, str] = MappingProxyType({})
+    signatures: Mapping[str, Signature] = MappingProxyType(
+        {
+            DEFAULT_SIGNATURE: Signature(
+                {"x": TensorSpec("x", dtypes.FP32, (-1, 4))},
+                {"y": TensorSpec("y", dtypes.FP32, (-1, 4))},
+            )
+        }
     )
 
     def __init__(self) -> None:
         self.closed = False
 
-    def run(self, inputs: Tensors, outputs: Sequence[str]) -> Tensors:
+    def run(self, inputs: Tensors, outputs: Sequence[str], signature: str = DEFAULT_SIGNATURE) -> Tensors:
         return dict.fromkeys(outputs, inputs["x"] * 10)
 
     def close(self) -> None:

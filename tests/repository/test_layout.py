@@ -58,6 +58,27 @@ def test_a_directory_that_is_itself_a_version(tmp_path: Path) -> None:
     assert summary(scan(tmp_path / "digits", "other")) == {"other": [1]}
 
 
+def test_a_saved_model_that_is_itself_a_version(tmp_path: Path) -> None:
+    tree(tmp_path, "half/saved_model.pb", "half/variables/variables.index", "half/assets/", "half/2/notes")
+    assert kind_of(tmp_path / "half") is Kind.VERSION
+    models = scan(tmp_path / "half")
+    assert summary(models) == {"half": [1]}
+    assert models["half"].versions[1].path == tmp_path / "half"
+    assert summary(scan(tmp_path / "half", "other")) == {"other": [1]}
+
+
+@pytest.mark.parametrize(
+    "artifact", ["saved_model.pb", "model.savedmodel/saved_model.pb", "identity.yaml", "model.onnx", "net.onnx"]
+)
+def test_whatever_the_artifact(tmp_path: Path, artifact: str) -> None:
+    tree(tmp_path, f"repo/m/00000123/{artifact}")
+    assert summary(scan(tmp_path / "repo")) == {"m": [123]}
+    assert summary(scan(tmp_path / "repo/m")) == {"m": [123]}
+    assert kind_of(tmp_path / "repo") is Kind.REPOSITORY
+    assert kind_of(tmp_path / "repo/m") is Kind.MODEL
+    assert kind_of(tmp_path / "repo/m/00000123") is Kind.VERSION
+
+
 def test_one_file(tmp_path: Path) -> None:
     tree(tmp_path, "net-v2.onnx", "model.yaml", "other.onnx")
     models = scan(tmp_path / "net-v2.onnx")
@@ -187,12 +208,13 @@ def test_a_link_that_leads_nowhere_hides_no_version(tmp_path: Path, target: str)
     [
         ("nowhere", None, "no such file or directory: '{path}'"),
         ("net.pb", None, "'{path}' is not a model file: its name does not end in .onnx"),
+        ("half/saved_model.pb", None, "'{path}' is one file of a SavedModel: name its directory, '{path.parent}'"),
         ("repo", "m", "'{path}' is a repository of models, so --model-name cannot name it"),
         ("x" * 300, None, "'{path}' cannot be read: File name too long"),
     ],
 )
 def test_one_line_for_the_operator(tmp_path: Path, path: str, name: str | None, told: str) -> None:
-    tree(tmp_path, "net.pb", "repo/m/1/model.onnx")
+    tree(tmp_path, "net.pb", "repo/m/1/model.onnx", "half/saved_model.pb")
     with pytest.raises(LayoutError) as error:
         scan(tmp_path / path, name)
     assert str(error.value) == told.format(path=tmp_path / path)

@@ -1,6 +1,6 @@
 """From files to a model that is warm: manifest, golden sample, proof, and the batch sizes that were tried."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from serving.backends.base import Session
 from serving.core.artifact import GOLDEN, MANIFEST, Golden, publish, write_golden
 from serving.core.errors import LoadError
 from serving.core.spec import ModelSpec
-from serving.core.types import Tensors
+from serving.core.types import DEFAULT_SIGNATURE, Tensors
 from serving.repository import loading
 from serving.repository.layout import FoundVersion, scan
 from serving.repository.loading import Loaded
@@ -65,7 +65,7 @@ def bring_up() -> Iterator[Callable[..., Loaded]]:
 def test_a_published_version_is_taken(tmp_path: Path, bring_up: Any) -> None:
     loaded = bring_up(published(tmp_path))
     assert loaded.contract.max_batch_size == 64
-    assert loaded.unbatched_because == ""
+    assert loaded.contract.unbatched_because == ""
     assert loaded.sample is not None and loaded.sample["x"].tolist() == [[1, 0, 0, 0]]  # of its own golden sample
 
 
@@ -93,6 +93,32 @@ def test_all_differences_are_told(tmp_path: Path) -> None:
     (version / GOLDEN).write_bytes(b"")
     with pytest.raises(LoadError, match=r"golden\.npz: SHA-256 .*; model\.onnx: missing"):
         loading.load("m", on_disk(tmp_path), ModelSpec())
+
+
+# Declared tensors
+
+
+@pytest.mark.parametrize("spec", [{"inputs": {"x": "FP32"}, "outputs": {"y": "FP32"}}, {"outputs": {"y": "FP32"}}])
+def test_a_model_that_is_what_its_settings_say(tmp_path: Path, bring_up: Any, spec: dict[str, Any]) -> None:
+    bring_up(plain(tmp_path, models.scale(2)), **spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"inputs": {"x": "INT32"}}, "inputs: 'x' is declared as INT32, but the model has it as FP32"),
+        ({"outputs": {"y": "INT32"}}, "outputs: 'y' is declared as INT32, but the model has it as FP32"),
+        ({"inputs": {"x": "FP32", "z": "FP32"}}, "inputs: 'z' is not among those of the model, which are x"),
+        ({"outputs": {"x": "FP32"}}, "outputs: 'x' is not among those of the model, which are y"),
+    ],
+    ids=str,
+)
+def test_a_model_that_is_not_what_its_settings_say_is_not_taken(
+    tmp_path: Path, bring_up: Any, spec: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(LoadError) as error:
+        bring_up(plain(tmp_path, models.scale(2)), **spec)
+    assert str(error.value) == told
 
 
 # Golden sample
@@ -136,16 +162,17 @@ def test_requests_are_merged_only_where_that_was_proved(
     tmp_path: Path, bring_up: Any, proto: onnx.ModelProto, spec: dict[str, Any], because: str
 ) -> None:
     loaded = bring_up(plain(tmp_path, proto), **spec)
-    assert loaded.unbatched_because.startswith(because) and bool(loaded.unbatched_because) == bool(because)
+    told = loaded.contract.unbatched_because
+    assert told.startswith(because) and bool(told) == bool(because)
     assert loaded.contract.max_batch_size == (0 if because else 64)
     assert loaded.contract.model == "m"
     assert loaded.sample is not None  # something that can be shown to clients
-    loaded.session.run(loaded.sample, tuple(loaded.session.signature.outputs))
+    loaded.session.run(loaded.sample, loaded.contract.outputs)
 
 
 def test_a_model_that_takes_no_made_up_input_is_served_all_the_same(tmp_path: Path, bring_up: Any) -> None:
     loaded = bring_up(plain(tmp_path, graphs.narrow_lookup()))
-    assert loaded.unbatched_because.startswith("it takes none of the generated inputs")
+    assert loaded.contract.unbatched_because.startswith("it takes none of the generated inputs")
     assert loaded.sample is None
     assert loaded.session.run({"x": np.array([[0]])}, ("y",))["y"].tolist() == [[7]]
 
@@ -165,7 +192,7 @@ def test_where_one_row_is_allowed_there_is_nothing_to_prove(
     tmp_path: Path, bring_up: Any, proto: onnx.ModelProto
 ) -> None:
     loaded = bring_up(plain(tmp_path, proto), max_batch_size=1)
-    assert (loaded.contract.max_batch_size, loaded.unbatched_because) == (1, "")
+    assert (loaded.contract.max_batch_size, loaded.contract.unbatched_because) == (1, "")
     assert loaded.sample is not None and len(loaded.sample["x"]) == 1
 
 
@@ -180,11 +207,11 @@ class Counting(FakeSession):
         self.most = most
         self.rows: list[int] = []
 
-    def run(self, inputs: Tensors, outputs: Any) -> Tensors:
+    def run(self, inputs: Tensors, outputs: Sequence[str], signature: str = DEFAULT_SIGNATURE) -> Tensors:
         self.rows.append(len(inputs["x"]))
         if self.rows[-1] > self.most:
             raise MemoryError("too large")
-        return super().run(inputs, outputs)
+        return super().run(inputs, outputs, signature)
 
 
 @pytest.mark.parametrize("warmup", [True, False])

@@ -18,11 +18,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving.backends.base import Session
 from serving.core.errors import ErrorKind, ServingError
 from serving.core.metrics import KEEP_RETIRED, Metrics, exporter
+from serving.core.spec import ModelSpec
 from serving.core.types import InferRequest
 from serving.engine import Engine
-from serving.repository import loading, manager
+from serving.repository import loading, manager, survey, version, watch
 from serving.repository.catalog import Catalog
 from serving.repository.manager import Manager, Source
+from serving.repository.orders import Wanted
 from serving.repository.version import State, Version
 from tests import models
 from tests.batching.control import PATIENCE_S, on_loop, turns
@@ -319,7 +321,7 @@ async def test_a_version_whose_instances_cannot_start_has_failed(repo: Path, mon
 
     session = FakeSession()
     monkeypatch.setattr(loading, "load", lambda *_: session)
-    monkeypatch.setattr(manager, "Batcher", no_threads)
+    monkeypatch.setattr(version, "Batcher", no_threads)
     async with serving(repo) as served:
         assert served.index() == {1: ("FAILED", "can't start new thread")}
         assert session.closed
@@ -781,6 +783,296 @@ async def test_unload_of_what_is_not_there_is_no_error(repo: Path) -> None:
         assert served.states() == {"m/1": "READY"}
 
 
+# With other settings
+
+
+@on_loop
+async def test_settings_that_a_load_brings_count_until_the_next(repo: Path) -> None:
+    (repo / "m/model.yaml").write_text("max_batch_size: 5\nthreads: 2\nversion_labels: {stable: 1}")
+    async with serving(repo) as served:
+        old = served.version()
+        await served.manager.load("m", ModelSpec(max_batch_size=16))
+        new = served.version()
+        assert new is not old and new.contract.max_batch_size == 16
+        assert new.spec.threads == 2  # what was not said is as before
+        assert served.engine.catalog.models["m"].labels == {"stable": 1}
+        await served.settle()  # the watch does not undo it
+        assert served.version() is new
+        await served.manager.load("m")
+        assert served.version().contract.max_batch_size == 5
+        assert served.always_served()
+
+
+@on_loop
+async def test_other_versions_and_labels_load_nothing_anew(repo: Path) -> None:
+    add_version(repo, 2)
+    async with serving(repo) as served:
+        two = served.version()
+        await served.manager.load("m", ModelSpec(versions="all", version_labels={"old": 1}))
+        assert served.states() == {"m/1": "READY", "m/2": "READY"} and served.version() is two
+        assert served.engine.catalog.models["m"].labels == {"old": 1}
+        await served.manager.load("m")
+        await served.settle()
+        assert served.states() == {"m/2": "READY"} and served.version() is two
+        assert served.engine.catalog.models["m"].labels == {}
+
+
+@on_loop
+async def test_settings_that_fail_are_given_up(repo: Path) -> None:
+    async with serving(repo) as served:
+        before = served.version()
+        with pytest.raises(
+            ServingError, match=r"load failed for model 'm': version 1 is at UNAVAILABLE state: .*NoSuch"
+        ):
+            await served.manager.load("m", ModelSpec(providers=("NoSuch",)))
+        assert served.version() is before and served.index() == {1: ("READY", "")}
+        await served.manager.unload("m")
+        with pytest.raises(ServingError, match="load failed"):
+            await served.manager.load("m", ModelSpec(providers=("NoSuch",)))
+        await served.settle()
+        assert served.states() == {"m/1": "FAILED"} and served.engine.catalog.ready  # it stays out
+
+
+@on_loop
+async def test_settings_that_a_load_brings_mend_a_broken_file(repo: Path) -> None:
+    (repo / "m/model.yaml").write_text("max_batch_siez: 5")
+    async with serving(repo) as served:
+        await served.manager.load("m", ModelSpec(max_batch_size=16))
+        assert served.version().contract.max_batch_size == 16
+
+
+@on_loop
+async def test_a_load_of_versions_that_are_not_there_is_an_error(repo: Path) -> None:
+    async with serving(repo) as served:
+        with pytest.raises(
+            ServingError, match=r"failed to load 'm': none of the wanted versions \[7\] is in .*has \[1\]"
+        ):
+            await served.manager.load("m", ModelSpec(versions=(7,)))
+        add_version(repo, 2)
+        await served.settle()  # under the settings from before
+        assert served.states() == {"m/2": "READY"}
+
+
+# With other files
+
+
+def graph(factor: float) -> bytes:
+    """y = factor * x, as an ONNX file."""
+    return bytes(models.scale(factor).SerializeToString())
+
+
+def uploaded(served: Served, number: int | None = None) -> Path:
+    """The directory from which a version was loaded."""
+    return served.version(number=number).found.path.parent
+
+
+@on_loop
+async def test_uploaded_files_are_the_model_until_the_next_load(repo: Path) -> None:
+    async with serving(repo, allow_upload=True) as served:
+        await served.manager.load("m", ModelSpec(), {"7/model.onnx": graph(7)})
+        await served.settle()
+        assert served.states() == {"m/7": "READY"} and await served.factor() == 7
+        directory = uploaded(served)
+        assert repo not in directory.parents
+        add_version(repo, 9)
+        await served.settle()
+        assert await served.factor() == 7
+        await served.manager.load("m")
+        await served.settle()
+        assert served.states() == {"m/9": "READY"} and await served.factor() == 9
+        assert served.always_served()
+        while directory.exists():  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.005)
+
+
+@on_loop
+async def test_an_upload_of_the_same_version_replaces_it(repo: Path) -> None:
+    async with serving(repo, allow_upload=True) as served:
+        directories = []
+        for factor in (5, 6):
+            await served.manager.load("m", ModelSpec(), {"1/model.onnx": graph(factor)})
+            assert await served.factor() == factor
+            directories.append(uploaded(served))
+        while directories[0].exists():  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.005)
+        assert directories[1].exists() and served.always_served()
+
+
+@on_loop
+async def test_settings_and_labels_may_come_with_the_files(repo: Path) -> None:
+    files = {
+        "1/model.onnx": graph(3),
+        "2/model.onnx": graph(4),
+        "model.yaml": b"versions: all\nmax_batch_size: 5\nclass_labels: {y: names.txt}",
+        "names.txt": b"one\ntwo\n",
+    }
+    async with serving(repo, allow_upload=True) as served:
+        await served.manager.load("m", None, files)
+        assert served.states() == {"m/1": "READY", "m/2": "READY"}
+        assert served.version().contract.max_batch_size == 5
+        assert served.version().class_labels == {"y": ("one", "two")}
+
+
+@on_loop
+async def test_a_model_may_be_made_by_upload_and_ends_when_it_is_unloaded(repo: Path) -> None:
+    async with serving(repo, allow_upload=True) as served:
+        await served.manager.load("new", ModelSpec(), {"1/model.onnx": graph(3)})
+        assert await served.factor("new") == 3 and served.engine.catalog.ready
+        with pytest.raises(ServingError, match="failed to load 'new', failed to poll from model repository"):
+            await served.manager.load("new")  # there is nothing else to load
+        assert await served.factor("new") == 3
+        directory = served.version("new").found.path.parent
+        await served.manager.unload("new")
+        await served.settle()
+        assert (await served.refusal("new"))[1] == "'new' is not found"
+        while directory.exists():  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("name", ["m", "new"])
+@on_loop
+async def test_files_that_fail_leave_everything_as_it_was(repo: Path, name: str) -> None:
+    async with serving(repo, allow_upload=True) as served:
+        with pytest.raises(ServingError, match=f"load failed for model '{name}': version 2 is at UNAVAILABLE"):
+            await served.manager.load(name, ModelSpec(), {"2/model.onnx": b"no graph"})
+        await served.settle()
+        assert served.states() == {"m/1": "READY"} and served.engine.catalog.ready
+        assert await served.factor() == 1
+
+
+@on_loop
+async def test_files_are_refused_where_they_are_not_allowed(repo: Path) -> None:
+    async with serving(repo) as served:
+        with pytest.raises(ServingError) as error:
+            await served.manager.load("m", ModelSpec(), {"1/model.onnx": graph(3)})
+        assert error.value.kind is ErrorKind.FORBIDDEN and await served.factor() == 1
+
+
+@on_loop
+async def test_files_that_would_leave_the_directory_are_refused(repo: Path) -> None:
+    async with serving(repo, allow_upload=True) as served:
+        with pytest.raises(ServingError, match=r"'\.' and '\.\.' are not taken"):
+            await served.manager.load("m", ModelSpec(), {"1/model.onnx": graph(3), "1/../../x": b""})
+        assert await served.factor() == 1
+
+
+@on_loop
+async def test_close_removes_what_was_uploaded(repo: Path) -> None:
+    async with serving(repo, allow_upload=True) as served:
+        await served.manager.load("m", ModelSpec(), {"1/model.onnx": graph(3)})
+        directory = uploaded(served)
+    assert not directory.parent.exists()
+
+
+# A list of all that is wanted
+
+
+@on_loop
+async def test_a_list_replaces_everything(repo: Path) -> None:
+    add_version(repo, 1, "n")
+    add_version(repo, 1, "o")
+    async with serving(repo) as served:
+        await served.manager.unload("n")
+        await served.manager.apply([Wanted("n"), Wanted("m", labels={"stable": 1})])
+        await served.settle()
+        assert served.states() == {"m/1": "READY", "n/1": "READY", "o/1": "END"}
+        assert served.engine.catalog.models["m"].labels == {"stable": 1}
+        assert (await served.refusal("o"))[0] is ErrorKind.NOT_FOUND
+        add_version(repo, 1, "p")
+        await served.settle()  # what comes later stays out too
+        assert served.states()["p/1"] == "END" and served.engine.catalog.ready
+        await served.manager.load("o")  # but by hand
+        assert await served.factor("o") == 1
+        await served.manager.apply([])
+        await served.settle()
+        assert set(served.states().values()) == {"END"}
+
+
+@on_loop
+async def test_a_list_says_which_versions_and_touches_none_that_stays(repo: Path) -> None:
+    for number in (2, 3):
+        add_version(repo, number)
+    async with serving(repo) as served:
+        three = served.version()
+        await served.manager.apply([Wanted("m", versions=(1, 3), labels={"stable": 1, "canary": 3})])
+        assert served.states() == {"m/1": "READY", "m/3": "READY"} and served.version() is three
+        assert served.engine.catalog.models["m"].labels == {"stable": 1, "canary": 3}
+        await served.manager.apply([Wanted("m", versions=(1,))])
+        await served.settle()
+        assert served.states() == {"m/1": "READY"}
+        assert served.engine.catalog.models["m"].labels == {}
+        assert served.always_served()
+
+
+@on_loop
+async def test_a_list_may_name_a_directory_and_give_it_another_name(repo: Path) -> None:
+    add_version(repo, 4, "team/n")
+    async with serving(repo) as served:
+        await served.manager.apply([Wanted("x", f"{repo}/team/n"), Wanted("y", "m"), Wanted("m", f"{repo}/m")])
+        assert served.states() == {"m/1": "READY", "x/4": "READY", "y/1": "READY"}
+        assert await served.factor("x") == 4
+        add_version(repo, 5, "team/n")
+        await served.settle()  # such a place is watched as others are
+        assert await served.factor("x") == 5
+        await served.manager.apply([Wanted("m")])
+        await served.settle()
+        assert served.states() == {"m/1": "READY"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind"),
+    [
+        ([Wanted("m", "/etc")], ErrorKind.FORBIDDEN),
+        ([Wanted("nosuch")], ErrorKind.INVALID),
+        ([Wanted("m", "nosuch")], ErrorKind.INVALID),
+        ([Wanted("m"), Wanted("m")], ErrorKind.INVALID),
+        ([Wanted("../m")], ErrorKind.INVALID),
+        ([Wanted("m", versions=(7,))], ErrorKind.INVALID),
+        ([Wanted("m", labels={"stable": 9})], ErrorKind.PRECONDITION),
+    ],
+    ids=["path", "model", "place", "twice", "name", "versions", "label"],
+)
+@on_loop
+async def test_a_list_that_cannot_be_had_changes_nothing(repo: Path, wanted: list[Wanted], kind: ErrorKind) -> None:
+    add_version(repo, 1, "n")
+    async with serving(repo) as served:
+        before = served.version(), served.version("n")
+        with pytest.raises(ServingError) as error:
+            await served.manager.apply(wanted)
+        assert error.value.kind is kind
+        await served.settle()
+        assert (served.version(), served.version("n")) == before
+
+
+@on_loop
+async def test_a_list_with_a_model_that_fails_says_so_and_serves_the_rest(repo: Path) -> None:
+    corrupt_version(repo, 1, "broken")
+    add_version(repo, 1, "n")
+    async with serving(repo) as served:
+        with pytest.raises(ServingError, match="load failed for model 'broken': version 1 is at UNAVAILABLE state"):
+            await served.manager.apply([Wanted("broken"), Wanted("n")])
+        await served.settle()
+        assert served.states() == {"broken/1": "FAILED", "m/1": "END", "n/1": "READY"}
+        assert not served.engine.catalog.ready
+
+
+@on_loop
+async def test_a_label_for_a_version_that_fails_is_told(repo: Path) -> None:
+    corrupt_version(repo, 2)
+    async with serving(repo) as served:
+        with pytest.raises(ServingError, match="load failed for model 'm': version 2"):
+            await served.manager.apply([Wanted("m", versions="all", labels={"canary": 2})])
+        assert await served.factor() == 1
+
+
+@on_loop
+async def test_a_list_ends_uploads_and_other_settings(repo: Path) -> None:
+    async with serving(repo, allow_upload=True) as served:
+        await served.manager.load("m", ModelSpec(max_batch_size=3), {"1/model.onnx": graph(3)})
+        await served.manager.apply([Wanted("m")])
+        assert await served.factor() == 1 and served.version().contract.max_batch_size == 64
+
+
 # Two sources
 
 
@@ -832,7 +1124,7 @@ async def test_without_file_events_directories_are_read_now_and_then(
     def no_watch(*_: Any, **__: Any) -> None:
         raise OSError("inotify watch limit reached")
 
-    monkeypatch.setattr(manager, "awatch", no_watch)
+    monkeypatch.setattr(watch, "awatch", no_watch)
     async with serving(repo, watch=True, poll_s=0.01) as served:
         add_version(repo, 2)
         await served.until(lambda: served.states() == {"m/2": "READY"})
@@ -848,7 +1140,7 @@ async def test_a_bug_in_one_round_does_not_end_the_watch(
 
     async with serving(repo, watch=True, poll_s=0.01) as served:
         with monkeypatch.context() as patch:
-            patch.setattr(manager, "scan", bug)
+            patch.setattr(survey, "scan", bug)
             while "reading the model repository failed" not in caplog.text:  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(0.01)
         add_version(repo, 2)

@@ -59,14 +59,11 @@ def test_settled(age_s: float, quiet_s: float, settle_s: float, settled: bool) -
 
 def on_disk(text: str) -> tuple[dict[int, object], set[int]]:
     words = text.split()
-    return {int(w[0]): found(int(w[0]), w[1]) for w in words if not w.endswith("?")}, {int(w[0]) for w in words}
+    return {int(w[0]): w[1] for w in words if not w.endswith("?")}, {int(w[0]) for w in words}
 
 
 def in_memory(text: str) -> list[Held]:
-    return [
-        Held(int(w[0]), found(int(w[0]), w[1]).fingerprint, ready=len(w) == 2, failed=w.endswith("!"))
-        for w in text.split()
-    ]
+    return [Held(int(w[0]), w[1], ready=len(w) == 2, failed=w.endswith("!")) for w in text.split()]
 
 
 def decided(made: Plan) -> str:
@@ -136,7 +133,7 @@ def decided(made: Plan) -> str:
 )
 def test_plan(disk: str, memory: str, spec: ModelSpec, expected: str) -> None:
     candidates, present = on_disk(disk)
-    assert decided(plan(candidates, present, in_memory(memory), spec)) == expected  # type: ignore[arg-type]
+    assert decided(plan(candidates, present, in_memory(memory), spec)) == expected
 
 
 # A server that acts on every plan
@@ -159,7 +156,7 @@ class Server(RuleBasedStateMachine):
         self.spec = spec
         self.disk: dict[int, OnDisk] = {}
         self.contents = 0
-        self.live: dict[int, object] = {}  # number: fingerprint
+        self.live: dict[int, object] = {}  # number: content
         self.coming: dict[int, object] = {}
         self.failed: dict[int, object] = {}
         self.has_served = False
@@ -194,12 +191,12 @@ class Server(RuleBasedStateMachine):
     @rule(which=numbers, well=st.booleans())
     def end_a_load(self, which: int, well: bool) -> None:
         number = sorted(self.coming)[which % len(self.coming)]
-        fingerprint = self.coming.pop(number)
-        (self.live if well else self.failed)[number] = fingerprint
+        content = self.coming.pop(number)
+        (self.live if well else self.failed)[number] = content
         self._act()
 
     def _act(self) -> None:
-        candidates = {n: found(n, str(d.content)) for n, d in self.disk.items() if d.settled}
+        candidates = {n: d.content for n, d in self.disk.items() if d.settled}
         held = [
             *(Held(n, f, ready=True, failed=False) for n, f in self.live.items()),
             *(Held(n, f, ready=False, failed=False) for n, f in self.coming.items()),
@@ -207,14 +204,14 @@ class Server(RuleBasedStateMachine):
         ]
         todo = plan(candidates, self.disk.keys(), held, self.spec)
         for number in todo.forget:
-            assert number not in self.disk or candidates[number].fingerprint != self.failed[number]
+            assert number not in self.disk or candidates[number] != self.failed[number]
             del self.failed[number]
         for number in todo.load:
-            fingerprint = candidates[number].fingerprint  # nothing is read before it has settled
+            content = candidates[number]  # nothing is read before it has settled
             assert number not in self.coming, "loaded twice"
-            assert self.live.get(number) != fingerprint, "loaded though it serves"
-            assert self.failed.get(number) != fingerprint, "loaded though it failed"
-            self.coming[number] = fingerprint
+            assert self.live.get(number) != content, "loaded though it serves"
+            assert self.failed.get(number) != content, "loaded though it failed"
+            self.coming[number] = content
         for number in todo.unload:
             assert number not in self._target(), "unloaded though it is wanted"
             assert not todo.load, "unloaded before its successor came"
@@ -222,9 +219,7 @@ class Server(RuleBasedStateMachine):
         assert not (todo.unload and self.coming.keys() & self._target()), "unloaded while its successor came"
 
     def _target(self) -> set[int]:
-        able = {
-            n for n, d in self.disk.items() if d.settled and self.failed.get(n) != found(n, str(d.content)).fingerprint
-        }
+        able = {n for n, d in self.disk.items() if d.settled and self.failed.get(n) != d.content}
         return wanted(able | (self.live.keys() & self.disk.keys()), self.spec)
 
     # What must hold
@@ -247,8 +242,7 @@ class Server(RuleBasedStateMachine):
         if target:
             assert set(self.live) == target
             for number in target:
-                current = found(number, str(self.disk[number].content)).fingerprint
-                assert current in (self.live[number], self.failed.get(number))
+                assert self.disk[number].content in (self.live[number], self.failed.get(number))
 
 
 TestServer: Callable[..., object] = Server.TestCase

@@ -7,8 +7,10 @@ from typing import Any
 
 from serving.core.metrics import exporter
 from serving.engine import Engine
-from serving.protocols import examples, oip
-from serving.protocols.oip_rest import OipRest
+from serving.protocols import examples
+from serving.protocols.oip import metadata
+from serving.protocols.oip.rest import OipRest
+from serving.protocols.tfs.rest import TfsRest
 from serving.transport.app import HttpApp
 from tests.protocols.build import serving_engine
 from tests.transport.raw import Answer, Listening, listening, request
@@ -33,7 +35,7 @@ class Site:
 @asynccontextmanager
 async def site(repository: Path) -> AsyncIterator[Site]:
     async with serving_engine(repository) as (engine, control):
-        rest = OipRest(engine, control, oip.ServerIdentity("serving", "0.0"))
-        app = HttpApp(rest, exporter(engine.metrics), lambda: examples.infer_examples(engine.catalog))
+        rest = OipRest(engine, control, metadata.ServerIdentity("serving", "0.0"))
+        app = HttpApp(rest, TfsRest(engine), exporter(engine.metrics), lambda: examples.infer_examples(engine.catalog))
         async with listening(app) as server:
             yield Site(server, engine)

@@ -52,12 +52,13 @@ class TestInfer:
         ("path", "data", "headers", "status", "text"),
         [
             (INFER, b"{", (), 400, "failed to parse the request JSON buffer"),
-            (INFER, b"", (), 400, "failed to parse the request JSON buffer"),
+            (INFER, b"", (), 400, "input byte size mismatch for input 'x'"),  # a raw request of no bytes
             (INFER, body(tensor(shape=[1, 3], data=[1, 2, 3])), (), 400, "unexpected shape for input 'x'"),
             (INFER, body(tensor(shape=[0, 4], data=[])), (), 400, "the batch is empty"),
             (INFER, body(tensor(shape=[65, 4], data=[0] * 260)), (), 400, "batch-size must be <= 64 for 'copy'"),
             (INFER, body(tensor(datatype="INT64", shape=[1, 4], data=[1, 2, 3, 4])), (), 400, "data-type is 'INT64'"),
-            (INFER, ROW, ("content-encoding: gzip",), 501, "Unsupported compression type"),
+            (INFER, ROW, ("content-encoding: br",), 501, "Unsupported compression type"),
+            (INFER, ROW, ("content-encoding: gzip",), 400, "gzip"),
             (INFER, ROW, ("inference-header-content-length: -1",), 400, "inference header size should be in range"),
             ("/v2/models/no/infer", ROW, (), 404, "Request for unknown model: 'no' is not found"),
             ("/v2/models/copy/versions/1/infer", ROW, (), 404, "Request for unknown model: 'copy' version 1"),
@@ -210,7 +211,7 @@ class TestRoutes:
             raise KeyError("the secret")
 
         async with site(repository) as it:
-            monkeypatch.setattr("serving.protocols.oip.server_metadata", broken)
+            monkeypatch.setattr("serving.protocols.oip.metadata.server_metadata", broken)
             answer = await it.ask("GET", "/v2")
             assert answer.status == 500 and "secret" not in answer.error
         assert "KeyError: 'the secret'" in caplog.text

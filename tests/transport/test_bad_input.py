@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.protocols import messages as m
+from serving.protocols.messages import oip as m
 from tests import models
 from tests.e2e.server import LIMIT_S, Server
 from tests.protocols.build import NESTED, body, tensor

@@ -13,9 +13,10 @@ import grpc.aio
 import pytest
 
 from serving.core.errors import ErrorKind, ServingError, invalid
-from serving.protocols import messages as m
-from serving.protocols import oip
-from serving.protocols.oip_grpc import Call, Method, OipGrpc
+from serving.protocols.grpc import Call, Method, StreamMethod
+from serving.protocols.messages import oip as m
+from serving.protocols.oip import metadata
+from serving.protocols.oip.grpc import OipGrpc
 from serving.protocols.status import Family, grpc_status
 from serving.transport.grpc import GrpcLimits, GrpcListener
 from tests import models
@@ -33,11 +34,17 @@ class Answerer:
 
     def __init__(self) -> None:
         self.methods: dict[str, Method] = {"Ask": self.ask}
+        self.streams: dict[str, StreamMethod] = {"Chat": self.chat}
         self.calls: list[Call] = []
         self.opened = asyncio.Event()
         self.opened.set()
         self.error: Exception | None = None
         self.cancelled = 0
+
+    async def chat(self, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        async for data in requests:
+            yield await self.ask(data, call)
+        yield b"bye"
 
     async def ask(self, data: bytes, call: Call) -> bytes:
         self.calls.append(call)
@@ -59,6 +66,9 @@ class Caller:
             f"127.0.0.1:{port}",
             options=[("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)],
         )
+
+    def chat(self) -> Any:
+        return self._channel.stream_stream("/test.Service/Chat", None, None)()
 
     def start(self, data: bytes, method: str = "/test.Service/Ask", **more: Any) -> Any:
         return self._channel.unary_unary(method, None, None)(data, **more)
@@ -136,6 +146,48 @@ class TestCalls:
             await until(lambda: len(service.calls) == 1)
             call.cancel()
             await until(lambda: service.cancelled == 1)
+
+
+class TestStreams:
+    @on_loop
+    async def test_each_request_has_its_answer_until_the_client_ends(self) -> None:
+        async with listening(Answerer()) as caller:
+            call = caller.chat()
+            for text in (b"a", b"b"):
+                await call.write(text)
+                assert await call.read() == text + b"!"
+            await call.done_writing()
+            assert await call.read() == b"bye"
+            assert await call.read() is grpc.aio.EOF and await call.code() is Code.OK
+
+    @on_loop
+    async def test_an_error_ends_it_with_a_status(self) -> None:
+        service = Answerer()
+        async with listening(service) as caller:
+            call = caller.chat()
+            service.error = invalid("no")
+            await call.write(b"a")
+            assert await call.code() is Code.INVALID_ARGUMENT and await call.details() == "no"
+
+    @on_loop
+    async def test_what_is_under_way_is_cancelled_with_it(self) -> None:
+        service = Answerer()
+        async with listening(service) as caller:
+            service.opened.clear()
+            call = caller.chat()
+            await call.write(b"a")
+            await until(lambda: service.calls)
+            call.cancel()
+            await until(lambda: service.cancelled)
+
+    @on_loop
+    async def test_an_idle_one_does_not_hold_up_a_stop(self) -> None:
+        async with listening(Answerer()) as caller:
+            call = caller.chat()
+            await call.write(b"a")
+            assert await call.read() == b"a!"
+            assert await caller.listener.stop(60.0)  # it would take that long otherwise
+            assert await call.read() == b"bye" and await call.code() is Code.OK
 
 
 class TestErrors:
@@ -233,7 +285,7 @@ class TestOpenInference:
         models.save(models.identity(), tmp_path / "copy" / "2" / "model.onnx")
         async with (
             serving_engine(tmp_path) as (engine, control),
-            listening(OipGrpc(engine, control, oip.ServerIdentity("s", "0"))) as caller,
+            listening(OipGrpc(engine, control, metadata.ServerIdentity("s", "0"))) as caller,
         ):
             yield caller
 

@@ -1,6 +1,5 @@
-"""The Open Inference Protocol over gRPC: message bytes in and out, without a socket."""
+"""One inference over gRPC: messages in, requests out; answers in, bytes out."""
 
-import asyncio
 import time
 import tracemalloc
 from pathlib import Path
@@ -11,11 +10,12 @@ import pytest
 
 from serving.core import dtypes
 from serving.core.dtypes import DType
-from serving.core.errors import ErrorKind, ServingError
-from serving.protocols import messages as m
-from serving.protocols import oip, oip_grpc
-from serving.protocols.oip_grpc import Call, OipGrpc
-from tests import models
+from serving.core.errors import ErrorKind
+from serving.protocols.grpc import Call
+from serving.protocols.messages import oip as m
+from serving.protocols.oip import grpc_codec, tensors
+from serving.protocols.oip.outputs import AS_BINARY, Wants
+from serving.protocols.oip.shared_memory import SharedMemory
 from tests.protocols.build import (
     INTEGERS,
     answer_of,
@@ -25,7 +25,6 @@ from tests.protocols.build import (
     read,
     refused,
     same,
-    serving_engine,
     values_of,
 )
 
@@ -43,6 +42,7 @@ FIELDS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+PLAIN = Wants({}, AS_BINARY)
 WITH_FIELD = tuple(dtypes.BY_NAME[name] for name in FIELDS)
 
 
@@ -78,7 +78,7 @@ class TestDecode:
     @pytest.mark.parametrize("dtype", dtypes.ALL, ids=dtype_id)
     def test_every_type_as_raw_bytes(self, dtype: DType) -> None:
         values = values_of(dtype).reshape(3, 1)
-        request = read(message([oip.to_raw(values)], inputs=[tensor(datatype=dtype.name, shape=[3, 1])]))
+        request = read(message([tensors.to_raw(values)], inputs=[tensor(datatype=dtype.name, shape=[3, 1])]))
         assert same(request.inputs["x"], values)
 
     @pytest.mark.parametrize("dtype", WITH_FIELD, ids=dtype_id)
@@ -216,26 +216,9 @@ class TestParameters:
             "i": ("int64_param", -5),
             "s": ("string_param", "text"),
             "d": ("double_param", 0.5),
-            "u": ("uint64_param", 2**64 - 1),
         }
         request = read(message(parameters=parameters(**values)))
         assert request.parameters == {key: value for key, (_, value) in values.items()}
-
-    def test_a_parameter_has_a_value(self) -> None:
-        assert refused(lambda: read(message(parameters={"k": {}}))) == "parameter 'k' has no value"
-
-    def test_names_that_triton_reserves(self) -> None:
-        assert "reserved" in refused(lambda: read(message(parameters=parameters(triton_k=("bool_param", True)))))
-
-    @pytest.mark.parametrize("field", ["int64_param", "uint64_param"])
-    def test_a_timeout_becomes_a_deadline(self, field: str) -> None:
-        request = message(parameters=parameters(timeout=(field, 5_000_000)))
-        deadline = read(request).deadline
-        assert deadline is not None and 4 < deadline - time.monotonic() <= 5
-
-    @pytest.mark.parametrize("value", [("int64_param", -1), ("double_param", 1.0), ("string_param", "1")])
-    def test_a_timeout_is_a_whole_number(self, value: tuple[str, Any]) -> None:
-        assert "parameter 'timeout'" in refused(lambda: read(message(parameters=parameters(timeout=value))))
 
     def test_the_smallest_of_timeout_and_deadline_counts(self) -> None:
         soon, late = time.monotonic() + 1, time.monotonic() + 1000
@@ -244,119 +227,135 @@ class TestParameters:
         assert read(timeout, soon).deadline == soon
         assert (read(timeout, late).deadline or late) < late
 
-    @pytest.mark.parametrize("name", ["classification", "shared_memory_region"])
-    def test_what_is_not_offered_is_said(self, name: str) -> None:
-        output = {"name": "y", "parameters": parameters(**{name: ("int64_param", 1)})}
-        assert "is not supported" in refused(lambda: read(message(outputs=[output])), ErrorKind.UNSUPPORTED)
+    def test_signature_and_priority(self) -> None:
+        given = parameters(signature_name=("string_param", "classify"), priority=("uint64_param", 2))
+        request = read(message(parameters=given))
+        assert (request.signature, request.priority) == ("classify", 2)
 
-    def test_shared_memory_is_not_offered(self) -> None:
-        one = tensor()
+
+def output(name: str = "y", **values: Any) -> Any:
+    return {"name": name, "parameters": parameters(**values)}
+
+
+def wants(*outputs: Any, memory: SharedMemory | None = None) -> Wants:
+    return grpc_codec.decode(message(outputs=outputs), Call(), memory)[1]
+
+
+class TestOutputs:
+    def test_all_by_default(self) -> None:
+        request, found = grpc_codec.decode(message(), Call())
+        assert request.outputs == () and found == PLAIN
+
+    def test_by_name(self) -> None:
+        request, _ = grpc_codec.decode(message(outputs=[output("z"), output("y"), output("z")]), Call())
+        assert request.outputs == ("z", "y", "z")  # that a name comes twice is for the model's contract to refuse
+
+    def test_classes(self) -> None:
+        assert wants(output(classification=("int64_param", 3))).named["y"].classes == 3
+
+    @pytest.mark.parametrize("value", [("int64_param", -1), ("string_param", "3"), ("double_param", 1.0)])
+    def test_classes_are_counted_from_one(self, value: Any) -> None:
+        assert "'classification'" in refused(lambda: wants(output(classification=value)))
+
+    def test_no_classes_at_all(self) -> None:
+        assert refused(lambda: wants(output(classification=("int64_param", 0)))) == (
+            "invalid value for 'classification' parameter, expected >= 0"
+        )
+
+
+class TestSharedMemory:
+    """Of a region `r` that holds 0 to 31."""
+
+    @pytest.fixture
+    def memory(self, tmp_path: Path) -> SharedMemory:
+        (tmp_path / "object").write_bytes(bytes(range(32)))
+        memory = SharedMemory(True, tmp_path)
+        memory.register("r", "/object", 0, 32)
+        return memory
+
+    def region(self, size: int = 8, **more: Any) -> dict[str, Any]:
+        name, length = ("string_param", "r"), ("int64_param", size)
+        return parameters(shared_memory_region=name, shared_memory_byte_size=length, **more)
+
+    def test_an_input_is_there(self, memory: SharedMemory) -> None:
+        one = tensor(datatype="UINT8", shape=[4])
+        for key, value in self.region(4, shared_memory_offset=("int64_param", 5)).items():
+            ((field, number),) = value.items()
+            setattr(one.parameters[key], field, number)
+        for request in (message(inputs=[one]), message([b"ab"], inputs=[one, tensor("z", "UINT8", [2])])):
+            found = read(request, memory=memory).inputs  # inputs in shared memory have no entry in the raw contents
+            assert found["x"].tolist() == [5, 6, 7, 8]
+            assert "z" not in found or found["z"].tobytes() == b"ab"
+
+    def test_an_input_is_in_one_place(self, memory: SharedMemory) -> None:
+        one = tensor(fp32_contents=[1, 2])
         one.parameters["shared_memory_region"].string_param = "r"
-        assert "is not supported" in refused(lambda: read(message(inputs=[one])), ErrorKind.UNSUPPORTED)
+        one.parameters["shared_memory_byte_size"].int64_param = 8
+        assert "unexpected 'content' provided when using shared memory" in refused(
+            lambda: read(message(inputs=[one]), memory=memory)
+        )
+
+    def test_an_output_goes_there(self, memory: SharedMemory, tmp_path: Path) -> None:
+        values = np.array([[1, 2]], np.float32)
+        answer = answer_of({"y": (dtypes.FP32, values), "z": (dtypes.FP32, values)})
+        found = wants({"name": "y", "parameters": self.region()}, memory=memory)
+        message = m.ModelInferResponse.FromString(grpc_codec.encode(answer, found))
+        assert [o.name for o in message.outputs] == ["y", "z"]
+        assert list(message.raw_output_contents) == [b"", values.tobytes()]
+        assert (tmp_path / "object").read_bytes()[:10] == values.tobytes() + bytes([8, 9])
+
+    def test_a_region_has_a_size(self, memory: SharedMemory) -> None:
+        assert refused(lambda: wants(output("OUTPUT0", shared_memory_region=("string_param", "r")), memory=memory)) == (
+            "'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter for tensor "
+            "'OUTPUT0'"
+        )
+
+    def test_no_region(self) -> None:
+        text = refused(lambda: wants({"name": "y", "parameters": self.region()}), ErrorKind.NOT_FOUND)
+        assert text == "Unable to find shared memory region: 'r'"
 
 
 class TestEncode:
     @pytest.mark.parametrize("dtype", dtypes.ALL, ids=dtype_id)
     def test_every_type_goes_into_raw_contents(self, dtype: DType) -> None:
         values = values_of(dtype).reshape(1, 3)
-        answer = m.ModelInferResponse.FromString(oip_grpc.encode(answer_of({"y": (dtype, values)}, "a1"), None))
+        answer = m.ModelInferResponse.FromString(grpc_codec.encode(answer_of({"y": (dtype, values)}, "a1"), PLAIN))
         assert (answer.model_name, answer.model_version, answer.id) == ("m", "3", "a1")
         (output,) = answer.outputs
         assert (output.name, output.datatype, list(output.shape)) == ("y", dtype.name, [1, 3])
         assert not output.HasField("contents")
-        assert same(oip.from_raw("y", "m", dtype, (1, 3), answer.raw_output_contents[0]), values)
+        assert same(tensors.from_raw("y", "m", dtype, (1, 3), answer.raw_output_contents[0]), values)
 
     def test_one_entry_per_output_in_order(self) -> None:
         outputs = {n: (dtypes.UINT8, np.array([i], np.uint8)) for i, n in enumerate("cab")}
         outputs["e"] = (dtypes.UINT8, np.empty(0, np.uint8))
-        answer = m.ModelInferResponse.FromString(oip_grpc.encode(answer_of(outputs), None))
+        answer = m.ModelInferResponse.FromString(grpc_codec.encode(answer_of(outputs), PLAIN))
         assert [o.name for o in answer.outputs] == ["c", "a", "b", "e"]
         assert list(answer.raw_output_contents) == [b"\x00", b"\x01", b"\x02", b""]
 
+    def test_classes_are_text(self) -> None:
+        answer = answer_of({"y": (dtypes.FP32, np.array([[1, 3, 2]], np.float32))})
+        found = wants(output(classification=("int64_param", 2)))
+        message = m.ModelInferResponse.FromString(grpc_codec.encode(answer, found))
+        assert (message.outputs[0].datatype, list(message.outputs[0].shape)) == ("BYTES", [2])  # one row, not batched
+        assert message.raw_output_contents[0] == b"\x0a\0\0\x003.000000:1\x0a\0\0\x002.000000:2"
 
-class TestMethods:
-    """The methods of the service on an engine with a real model `copy` (version 2)."""
+    def test_flags_are_parameters_of_the_answer(self) -> None:
+        answer = answer_of({"y": (dtypes.UINT8, np.zeros(1, np.uint8))})
+        message = m.ModelInferResponse.FromString(grpc_codec.joined(grpc_codec.parts(answer, PLAIN, final=True)))
+        assert message.parameters["final"].bool_param is True
 
-    def call(self, tmp_path: Path, method: str, request: Any, answer: Any) -> Any:
-        models.save(models.identity(), tmp_path / "copy" / "2" / "model.onnx")
+    @pytest.mark.parametrize("size", [0, 1, 127, 128, 2**14 - 1, 2**14, 2**21])
+    def test_fields_of_any_size(self, size: int) -> None:
+        values = np.full(size, 7, np.uint8)
+        message = m.ModelInferResponse.FromString(grpc_codec.encode(answer_of({"y": (dtypes.UINT8, values)}), PLAIN))
+        assert message.raw_output_contents[0] == values.tobytes()
 
-        async def ask() -> Any:
-            async with serving_engine(tmp_path) as (engine, control):
-                service = OipGrpc(engine, control, oip.ServerIdentity("s", "0"))
-                data = request if isinstance(request, bytes) else request.SerializeToString()
-                self.scrape = engine.metrics
-                return answer.FromString(await service.methods[method](data, Call()))
+    def test_no_message_is_larger_than_grpc_takes(self) -> None:
+        class Claims(bytes):
+            def __len__(self) -> int:
+                return 2**31
 
-        return asyncio.run(ask())
-
-    def test_infer(self, tmp_path: Path) -> None:
-        request = m.ModelInferRequest(model_name="copy", id="a", inputs=[tensor(shape=[1, 4], fp32_contents=range(4))])
-        answer = self.call(tmp_path, "ModelInfer", request, m.ModelInferResponse)
-        assert (answer.model_version, answer.id) == ("2", "a")
-        assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [0, 1, 2, 3]
-
-    def test_readiness(self, tmp_path: Path) -> None:
-        assert self.call(tmp_path, "ServerLive", m.ServerLiveRequest(), m.ServerLiveResponse).live
-        assert self.call(tmp_path, "ServerReady", m.ServerReadyRequest(), m.ServerReadyResponse).ready
-        for name, version, ready in (("copy", "", True), ("copy", "2", True), ("copy", "1", False), ("no", "", False)):
-            request = m.ModelReadyRequest(name=name, version=version)
-            assert self.call(tmp_path, "ModelReady", request, m.ModelReadyResponse).ready is ready
-
-    def test_metadata(self, tmp_path: Path) -> None:
-        server = self.call(tmp_path, "ServerMetadata", m.ServerMetadataRequest(), m.ServerMetadataResponse)
-        assert (server.name, server.version) == ("s", "0") and "binary_tensor_data" in server.extensions
-        model = self.call(tmp_path, "ModelMetadata", m.ModelMetadataRequest(name="copy"), m.ModelMetadataResponse)
-        assert (model.name, list(model.versions), model.platform) == ("copy", ["2"], "onnxruntime_onnx")
-        assert [(t.name, t.datatype, list(t.shape)) for t in model.inputs] == [("x", "FP32", [-1, 4])]
-        assert model.properties["max_batch_size"] == "64"
-
-    def test_index(self, tmp_path: Path) -> None:
-        for ready in (False, True):
-            request = m.RepositoryIndexRequest(ready=ready)
-            answer = self.call(tmp_path, "RepositoryIndex", request, m.RepositoryIndexResponse)
-            assert [(e.name, e.version, e.state) for e in answer.models] == [("copy", "2", "READY")]
-
-    def test_load_and_unload(self, tmp_path: Path) -> None:
-        self.call(
-            tmp_path,
-            "RepositoryModelLoad",
-            m.RepositoryModelLoadRequest(model_name="copy"),
-            m.RepositoryModelLoadResponse,
+        assert refused(lambda: grpc_codec.joined([b"a", Claims()])) == (
+            "Response has byte size 2147483649 which exceeds gRPC's byte size limit 2147483647."
         )
-        self.call(
-            tmp_path,
-            "RepositoryModelUnload",
-            m.RepositoryModelUnloadRequest(model_name="copy"),
-            m.RepositoryModelUnloadResponse,
-        )
-
-    @pytest.mark.parametrize(
-        ("method", "request_class"),
-        [
-            ("RepositoryIndex", m.RepositoryIndexRequest),
-            ("RepositoryModelLoad", m.RepositoryModelLoadRequest),
-            ("RepositoryModelUnload", m.RepositoryModelUnloadRequest),
-        ],
-    )
-    def test_a_repository_has_no_name(self, tmp_path: Path, method: str, request_class: Any) -> None:
-        with pytest.raises(ServingError, match="'repository_name' specification is not supported") as caught:
-            self.call(tmp_path, method, request_class(repository_name="r"), m.RepositoryIndexResponse)
-        assert caught.value.kind is ErrorKind.UNSUPPORTED
-
-    def test_load_parameters_are_not_supported(self, tmp_path: Path) -> None:
-        request = m.RepositoryModelLoadRequest(model_name="copy")
-        request.parameters["config"].string_param = "{}"
-        with pytest.raises(ServingError, match="load parameters are not supported") as caught:
-            self.call(tmp_path, "RepositoryModelLoad", request, m.RepositoryModelLoadResponse)
-        assert caught.value.kind is ErrorKind.UNSUPPORTED
-
-    @pytest.mark.parametrize("data", [b"\xff", b"\x0a\x05ab", b"\x0a\x01\xff", b"\x12" * 3])
-    def test_broken_bytes_are_refused(self, tmp_path: Path, data: bytes) -> None:
-        with pytest.raises(ServingError, match=r"is not a valid inference\.ModelInferRequest message") as caught:
-            self.call(tmp_path, "ModelInfer", data, m.ModelInferResponse)
-        assert caught.value.kind is ErrorKind.INVALID
-
-    def test_broken_bytes_are_counted_as_over_rest(self, tmp_path: Path) -> None:
-        with pytest.raises(ServingError):
-            self.call(tmp_path, "ModelInfer", b"\xff", m.ModelInferResponse)
-        assert self.scrape.requests("", "", oip_grpc.PROTOCOL).outcomes == {"invalid": 1}

@@ -1,0 +1,30 @@
+"""An HTTP answer as codecs give it and listeners send it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from serving.core.errors import ServingError
+from serving.protocols import jsonio
+from serving.protocols.status import Family, http_status
+
+Headers = list[tuple[bytes, bytes]]
+
+JSON = (b"content-type", b"application/json")
+BINARY = (b"content-type", b"application/octet-stream")
+
+
+@dataclass(slots=True)
+class HttpReply:
+    """Status, body, and the headers besides content-length."""
+
+    status: int
+    body: bytes
+    headers: Headers = field(default_factory=lambda: [JSON])
+
+
+def json_reply(value: Any, status: int = 200) -> HttpReply:
+    return HttpReply(status, jsonio.dump(value))
+
+
+def error_reply(error: ServingError, family: Family) -> HttpReply:
+    return json_reply({"error": error.message}, http_status(error.kind, family))

@@ -1,0 +1,1 @@
+"""TensorFlow Serving's API. REST and gRPC share all but the framing."""

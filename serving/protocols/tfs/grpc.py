@@ -1,0 +1,192 @@
+"""TensorFlow Serving's gRPC services: message bytes in, message bytes out. Free of any transport."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any, TypeVar
+
+from serving.core.errors import ServingError, invalid
+from serving.core.types import InferRequest, InferResponse, SignatureMethod
+from serving.engine import Control, Engine
+from serving.protocols import messages as m
+from serving.protocols.answer import answer
+from serving.protocols.grpc import Call, Method, StreamMethod, read, write
+from serving.protocols.status import Family
+from serving.protocols.tfs import grpc_codec, multi, reload, servables, signatures
+from serving.repository.version import Version
+
+PROTOCOL = "tfs_grpc"
+MAX_MESSAGE = 1024  # characters of a status message
+
+Wants = TypeVar("Wants")
+Reply = TypeVar("Reply")
+
+
+class PredictionService:
+    """The methods of `tensorflow.serving.PredictionService` by name. A `ServingError` that one raises becomes a
+    status."""
+
+    service = m.tfs.PredictionService.full_name
+    family = Family.TFS
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.streams: dict[str, StreamMethod] = {}
+        self.methods: dict[str, Method] = {
+            "Predict": _bounded(self.predict),
+            "Classify": _bounded(self.classify),
+            "Regress": _bounded(self.regress),
+            "MultiInference": _bounded(self.multi_inference),
+            "GetModelMetadata": _bounded(self.get_model_metadata),
+        }
+
+    async def predict(self, data: bytes, call: Call) -> bytes:
+        started = time.perf_counter()
+        message, sent = self._counted("", grpc_codec.read_predict, data)
+        decode = partial(grpc_codec.decode_predict, message, sent, call)
+        return await self._answer(message, decode, grpc_codec.encode_predict, started)
+
+    async def classify(self, data: bytes, call: Call) -> bytes:
+        started = time.perf_counter()
+        message = self._counted("", read, m.tfs.ClassificationRequest, data)
+        decode = partial(grpc_codec.decode_examples, message, SignatureMethod.CLASSIFY, call)
+        return await self._answer(message, decode, grpc_codec.encode_classify, started)
+
+    async def regress(self, data: bytes, call: Call) -> bytes:
+        started = time.perf_counter()
+        message = self._counted("", read, m.tfs.RegressionRequest, data)
+        decode = partial(grpc_codec.decode_examples, message, SignatureMethod.REGRESS, call)
+        return await self._answer(message, decode, grpc_codec.encode_regress, started)
+
+    async def multi_inference(self, data: bytes, call: Call) -> bytes:
+        """Each task runs, and counts, as a request of its own."""
+        started = time.perf_counter()
+        message = self._counted("", read, m.tfs.MultiInferenceRequest, data)
+        model = message.tasks[0].model_spec.name if message.tasks else ""
+        version, tasks = self._counted(model, multi.decode, message, self._engine.catalog, call)
+        return multi.encode(
+            await _all(
+                answer(
+                    self._engine,
+                    PROTOCOL,
+                    model,
+                    partial(_given, task),
+                    multi.result,
+                    started,
+                    version=version,
+                    name_request=False,
+                )
+                for task in tasks
+            )
+        )
+
+    async def get_model_metadata(self, data: bytes, call: Call) -> bytes:
+        request = read(m.tfs.GetModelMetadataRequest, data)
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        if not request.metadata_field:
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != "signature_def":
+                raise invalid(f"Metadata field {field} is not supported")
+        version = servables.resolve(self._engine.catalog, grpc_codec.target(request))
+        response = m.tfs.GetModelMetadataResponse()
+        response.model_spec.name = version.model
+        response.model_spec.version.value = version.number
+        response.metadata["signature_def"].Pack(signatures.describe(signatures.of(version)))
+        return write(response)
+
+    async def _answer(
+        self,
+        message: Any,
+        decode: Callable[[Version | ServingError], tuple[InferRequest, Wants]],
+        encode: Callable[[InferResponse, Wants], bytes],
+        started: float,
+    ) -> bytes:
+        """Answers a request that has one ModelSpec.
+
+        Args:
+            decode: is given the version that is meant, or why there is none.
+        """
+        found: Version | ServingError
+        try:
+            found = servables.resolve(self._engine.catalog, grpc_codec.target(message))
+        except ServingError as error:
+            found = error
+        return await answer(
+            self._engine,
+            PROTOCOL,
+            message.model_spec.name,
+            partial(decode, found),
+            encode,
+            started,
+            version=found if isinstance(found, Version) else None,
+            name_request=False,
+        )
+
+    def _counted(self, model: str, check: Callable[..., Reply], *args: Any) -> Reply:
+        """`check(*args)`; what it refuses never comes to `answer`, and so is counted here."""
+        try:
+            return check(*args)
+        except ServingError as error:
+            self._engine.metrics.requests(*self._engine.known(model, None), PROTOCOL).failed(error.kind.value)
+            raise
+
+
+class ModelService:
+    """The methods of `tensorflow.serving.ModelService` by name. A `ServingError` that one raises becomes a status."""
+
+    service = m.tfs.ModelService.full_name
+    family = Family.TFS
+
+    def __init__(self, engine: Engine, control: Control) -> None:
+        self._engine = engine
+        self._control = control
+        self.streams: dict[str, StreamMethod] = {}
+        self.methods: dict[str, Method] = {
+            "GetModelStatus": _bounded(self.get_model_status),
+            "HandleReloadConfigRequest": _bounded(self.handle_reload_config_request),
+        }
+
+    async def get_model_status(self, data: bytes, call: Call) -> bytes:
+        request = read(m.tfs.GetModelStatusRequest, data)
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        spec = request.model_spec
+        number = spec.version.value if spec.HasField("version") else None
+        return write(servables.status(self._engine.catalog, spec.name, number))
+
+    async def handle_reload_config_request(self, data: bytes, call: Call) -> bytes:
+        """Serves the models of the list and no others; returns when they are served. Counts no `metric_names`."""
+        request = read(m.tfs.ReloadConfigRequest, data)
+        await self._control.apply(reload.wanted(request.config))
+        return write(m.tfs.ReloadConfigResponse(status=m.tfs.StatusProto()))
+
+
+def _bounded(method: Method) -> Method:
+    """The same method, with messages of a bounded length."""
+
+    async def call(data: bytes, about: Call) -> bytes:
+        try:
+            return await method(data, about)
+        except ServingError as error:
+            if len(error.message) <= MAX_MESSAGE:
+                raise
+            raise ServingError(error.kind, f"{error.message[:MAX_MESSAGE]}...TRUNCATED") from None
+
+    return call
+
+
+def _given(task: tuple[InferRequest, int]) -> tuple[InferRequest, int]:
+    return task
+
+
+async def _all(answers: Iterable[Coroutine[Any, Any, Reply]]) -> list[Reply]:
+    """The results in order. The first failure cancels what is not done."""
+    tasks = [asyncio.ensure_future(answer) for answer in answers]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,29 @@
+"""A ModelServerConfig as the models that the server shall serve. Pure; whether these can be had is not decided here."""
+
+from typing import Any
+
+from serving.core.errors import invalid
+from serving.core.spec import Latest, Versions
+from serving.engine import Wanted
+
+
+def wanted(config: Any) -> list[Wanted]:
+    """Raises: ServingError: INVALID: it is no list of models."""
+    if config.WhichOneof("config") != "model_config_list":
+        raise invalid(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+            "Only ModelConfigList is currently supported"
+        )
+    return [
+        Wanted(model.name, model.base_path, _versions(model.model_version_policy), dict(model.version_labels))
+        for model in config.model_config_list.config
+    ]
+
+
+def _versions(policy: Any) -> Versions:
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return "all"
+    if choice == "specific":
+        return tuple(policy.specific.versions)
+    return Latest(latest=max(policy.latest.num_versions, 1))

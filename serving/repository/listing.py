@@ -1,0 +1,92 @@
+"""Holds a list of models that shall be all that is served against what is on disk, before anything changes. Pure, but
+for the links that it follows in the names of served paths."""
+
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from serving.core.errors import ErrorKind, ServingError, invalid
+from serving.core.spec import ModelSpec, Versions
+from serving.repository.layout import FoundModel, Kind
+from serving.repository.orders import Wanted
+from serving.repository.policy import wanted as wanted_versions
+from serving.repository.survey import Finding, Source
+
+
+def places(models: Sequence[Wanted], served: Sequence[Source]) -> list[tuple[Wanted, Source | None]]:
+    """Where each model of the list is; None: where its name leads to in one of the `served` paths.
+
+    Raises:
+        ServingError: INVALID: a name comes twice. FORBIDDEN: a path is not inside one that is served.
+    """
+    names = [model.name for model in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise invalid(f"Illegal to list model {name} multiple times in config list")
+    return [(model, _place(model, served) if model.path else None) for model in models]
+
+
+def _place(model: Wanted, served: Sequence[Source]) -> Source | None:
+    """A relative path begins at a served one. Links that lead out are followed: operators made them, not clients."""
+    for source in served:
+        path = Path(os.path.normpath(source.path / model.path))
+        for root in (source.path, source.path.resolve()):
+            if path.is_relative_to(root):
+                below = path.relative_to(root)
+                is_its_own = below == Path(model.name) or (not below.parts and model.name == (source.name or path.name))
+                return None if is_its_own else Source(path, model.name, Kind.MODEL)
+    roots = ", ".join(f"'{source.path}'" for source in served)
+    raise ServingError(
+        ErrorKind.FORBIDDEN,
+        f"model '{model.name}': the path '{model.path}' is not inside one that this server was started with: {roots}",
+    )
+
+
+def find(findings: Sequence[Finding], name: str, place: Source | None, served: Collection[Source]) -> FoundModel:
+    """The model's directory as it was just read: `place`, or, if that is None, in one of the `served` paths.
+
+    Raises:
+        ServingError: INVALID: there is none, or it holds no version.
+    """
+    problems = []
+    for finding in findings:
+        if finding.source == place or (place is None and finding.source in served):
+            model = finding.models.get(name)
+            if model is not None and model.versions:
+                return model
+            problems.append(finding.problem)
+    told = "; ".join(filter(None, problems))
+    raise invalid(f"failed to load '{name}', failed to poll from model repository{': ' if told else ''}{told}")
+
+
+def check(
+    models: Sequence[tuple[Wanted, Source | None]], findings: Sequence[Finding], served: Collection[Source]
+) -> None:
+    """Raises:
+    ServingError: INVALID: a model, or every version that is wanted of it, is not there. PRECONDITION: a label is for a
+        version that will not be served.
+    """
+    for wanted, place in models:
+        there = find(findings, wanted.name, place, served)
+        numbers = wanted_versions(there.versions, ModelSpec(versions=wanted.versions))
+        if not numbers:
+            raise none_of(wanted.name, wanted.versions, there)
+        check_labels(wanted, numbers)
+
+
+def none_of(name: str, versions: Versions, there: FoundModel) -> ServingError:
+    return invalid(
+        f"failed to load '{name}': none of the wanted versions {list(versions)} "
+        f"is in '{there.path}', which has {sorted(there.versions)}"
+    )
+
+
+def check_labels(model: Wanted, available: Collection[int]) -> None:
+    """Raises: ServingError: PRECONDITION: a label is for a version that is not `available`."""
+    for number in model.labels.values():
+        if number not in available:
+            raise ServingError(
+                ErrorKind.PRECONDITION,
+                f"Request to assign label to version {number} of model {model.name}, "
+                "which is not currently available for inference",
+            )
