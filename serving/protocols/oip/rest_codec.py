@@ -30,6 +30,7 @@ from serving.protocols.oip.tensors import (
 
 HEADER_LENGTH = b"inference-header-content-length"
 
+_COMPRESS_FROM = 512  # bytes
 _INTEGER = re.compile(rb"[+-]?[0-9]{1,100}")
 
 
@@ -245,7 +246,8 @@ def encode(response: InferResponse, wants: Wants, coding: str | None = None) -> 
     """Writes an answer; each output is written once.
 
     Args:
-        coding: gzip or deflate: the whole body is compressed so.
+        coding: gzip or deflate: the whole body is compressed so, unless it is small. Many clients accept both without
+            being asked, and compressing a small answer costs more than all the rest of it.
 
     Raises:
         ServingError: INVALID, if an output cannot be written in the form that was asked for.
@@ -268,7 +270,7 @@ def encode(response: InferResponse, wants: Wants, coding: str | None = None) -> 
     header = jsonio.dump(value)
     headers = [BINARY, (HEADER_LENGTH, b"%d" % len(header))] if any(raw) else [JSON]
     body = b"".join((header, *raw))
-    if coding is None:
+    if coding is None or len(body) < _COMPRESS_FROM:
         return HttpReply(200, body, headers)
     return HttpReply(200, compress(coding, body), [*headers, (b"content-encoding", coding.encode())])
 

@@ -1,6 +1,7 @@
 """TensorFlow Serving's REST API: everything under `/v1/`. Request in, reply out; no sockets."""
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 PROTOCOL = "tfs_rest"
 
+_WEB = re.compile(rb"https?://", re.IGNORECASE)
+
 _Decode = Callable[[Body, Asked], tuple[InferRequest, Wants]]
 _Encode = Callable[[InferResponse, Wants], HttpReply]
 
@@ -50,14 +53,19 @@ class TfsRest:
         self._offload = offload
         self._max_body_bytes = max_body_bytes
 
-    async def handle(self, method: str, path: str, body: bytes, encoding: bytes | None = None) -> HttpReply:
+    async def handle(
+        self, method: str, path: str, body: bytes, encoding: bytes | None = None, origin: bytes | None = None
+    ) -> HttpReply:
         """Answers one request, an error as such.
 
         Args:
             path: as it came: percent-encoded, without the query.
             encoding: the value of Content-Encoding.
+            origin: the value of Origin.
         """
         started = time.perf_counter()
+        if method == "OPTIONS" and origin is not None and _WEB.match(origin):
+            return HttpReply(200, b"")  # what a browser asks first; no header allows it the rest
         try:
             asked = route(method, path)
             if asked.action == "status":

@@ -636,6 +636,10 @@ class TestEncode:
         assert zlib.decompress(reply.body, bits) == plain.body  # the length in the header is of this, too
         assert reply.headers == [*plain.headers, (b"content-encoding", coding.encode())]
 
+    def test_small_answers_are_not_compressed(self) -> None:
+        answer = answer_of({"y": (dtypes.FP32, np.arange(10, dtype=np.float32))})
+        assert rest_codec.encode(answer, JSON_WANTED, "gzip") == rest_codec.encode(answer, JSON_WANTED)
+
     @pytest.mark.parametrize(
         ("coding", "wants", "size", "heavy"),
         [
