@@ -15,11 +15,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .SECONDARY:
-.PHONY: help run test test-all check bench load protos clean
+.PHONY: help run test test-all check bench bench-large load protos clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [ARGS=\"more arguments for its command\"] [PYTHON=$(PYTHON)]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/.stamp-cpu ## Serve model_repo on 127.0.0.1: REST on port 8000, gRPC on 8001
 	@$(VENV)/serving start model_repo $(ARGS)
@@ -36,8 +36,11 @@ check: .venv/.stamp-dev ## Lint, formatting, types and the ranks of the modules
 	$(VENV)/mypy
 	$(VENV)/lint-imports
 
-bench: .venv/.stamp-cpu .venv/.stamp-dev ## Measure requests/s and server CPU per request
+bench: .venv/.stamp-cpu .venv/.stamp-accelerate .venv/.stamp-dev ## Measure requests/s and server CPU per request
 	$(VENV)/python -m loadtests.bench $(ARGS)
+
+bench-large: .venv/.stamp-cpu .venv/.stamp-dev ## Measure large inputs, and the delay they give to small ones
+	$(VENV)/python -m loadtests.large $(ARGS)
 
 load: .venv/.stamp-dev ## Load a running server (URL=http://host:port) with locust for 30 s
 	$(VENV)/python -m locust --locustfile loadtests/locustfile.py --headless --only-summary \

@@ -17,14 +17,15 @@ PIXELS, HIDDEN, CLASSES = 784, 128, 10
 SPEC = "max_batch_size: 64\nthreads: 1\ninstances: 1\n"
 
 
-def build() -> onnx.ModelProto:
-    """A 784-128-10 perceptron, softmax at the end: `x` FP32 [batch,784] to `y` FP32 [batch,10], fixed weights."""
+def weights() -> dict[str, npt.NDArray[np.float32]]:
+    """`w1` [784,128], `b1` [128], `w2` [128,10], `b2` [10]: drawn with a fixed seed."""
     rng = np.random.default_rng(0)
+    shapes = {"w1": (PIXELS, HIDDEN), "b1": (HIDDEN,), "w2": (HIDDEN, CLASSES), "b2": (CLASSES,)}
+    return {name: rng.normal(0, 1 / np.sqrt(shape[0]), shape).astype(np.float32) for name, shape in shapes.items()}
 
-    def weights(name: str, *shape: int) -> onnx.TensorProto:
-        values = rng.normal(0, 1 / np.sqrt(shape[0]), shape).astype(np.float32)
-        return numpy_helper.from_array(values, name)
 
+def build() -> onnx.ModelProto:
+    """A 784-128-10 perceptron, softmax at the end: `x` FP32 [batch,784] to `y` FP32 [batch,10]."""
     graph = helper.make_graph(
         [
             helper.make_node("Gemm", [INPUT, "w1", "b1"], ["a"]),
@@ -35,12 +36,7 @@ def build() -> onnx.ModelProto:
         NAME,
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", PIXELS])],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", CLASSES])],
-        [
-            weights("w1", PIXELS, HIDDEN),
-            weights("b1", HIDDEN),
-            weights("w2", HIDDEN, CLASSES),
-            weights("b2", CLASSES),
-        ],
+        [numpy_helper.from_array(values, name) for name, values in weights().items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)

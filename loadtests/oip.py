@@ -14,7 +14,7 @@ import orjson
 
 from serving.core import dtypes, strings
 from serving.core.types import Tensors
-from serving.protocols.messages import ModelInferRequest, ModelInferResponse
+from serving.protocols.messages import oip as m
 
 JSON_LENGTH = "inference-header-content-length"
 GRPC_INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -49,7 +49,7 @@ def encode_binary(inputs: Tensors) -> tuple[bytes, int]:
 
 def encode_grpc(model: str, inputs: Tensors) -> bytes:
     """A serialized ModelInferRequest with raw contents."""
-    request = ModelInferRequest(model_name=model)
+    request = m.ModelInferRequest(model_name=model)
     for name, array in inputs.items():
         request.inputs.add(**_head(name, array))
         request.raw_input_contents.append(_raw(array))
@@ -78,7 +78,7 @@ def decode_rest(headers: Mapping[str, str], body: bytes) -> Tensors:
 
 def decode_grpc(body: bytes) -> Tensors:
     """The outputs of a serialized ModelInferResponse with raw contents."""
-    response = ModelInferResponse.FromString(body)
+    response = m.ModelInferResponse.FromString(body)
     if len(response.raw_output_contents) != len(response.outputs):
         raise ValueError(f"{len(response.raw_output_contents)} raw contents for {len(response.outputs)} outputs")
     pairs = zip(response.outputs, response.raw_output_contents, strict=True)

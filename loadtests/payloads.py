@@ -53,15 +53,19 @@ class Payloads:
         """
         if outputs.keys() != self.signature.outputs.keys():
             raise AnswerError(f"outputs {sorted(outputs)}, not {sorted(self.signature.outputs)}")
-        batched = all(spec.shape[:1] == (-1,) for spec in self.signature.inputs.values())
+        batched = all(map(_has_rows, self.signature.inputs.values()))
         for name, spec in self.signature.outputs.items():
             array = outputs[name]
             if array.dtype != spec.dtype.numpy:
                 raise AnswerError(f"output '{name}' is {dtypes.BY_NUMPY[array.dtype]}, not {spec.dtype}")
             if not spec.accepts(array.shape):
-                raise AnswerError(f"output '{name}' has shape {list(array.shape)}, not {list(spec.shape)}")
-            if batched and spec.shape[:1] == (-1,) and array.shape[0] != self.rows:
+                raise AnswerError(f"output '{name}' has shape {list(array.shape)}, not {list(spec.shape or ())}")
+            if batched and _has_rows(spec) and array.shape[0] != self.rows:
                 raise AnswerError(f"output '{name}' has {array.shape[0]} rows for {self.rows}")
+
+
+def _has_rows(spec: TensorSpec) -> bool:
+    return spec.shape is not None and spec.shape[:1] == (-1,)
 
 
 def parse_signature(metadata: Mapping[str, Any]) -> Signature:

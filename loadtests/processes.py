@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LOG_LINES = 40
+LINE_CHARACTERS = 500
 
 
 class ProcessError(Exception):
@@ -64,7 +65,9 @@ class Server:
 
 
 def log_tail(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+    """The last lines of a file, none of them longer than a few on a screen."""
+    lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+    return "\n".join(line if len(line) <= LINE_CHARACTERS else f"{line[:LINE_CHARACTERS]}..." for line in lines)
 
 
 @contextmanager

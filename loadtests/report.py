@@ -1,12 +1,15 @@
-"""Rows of the benchmark: medians over interleaved pairs, the table, the JSON document. Pure: no server, no tool."""
+"""Rows of the benchmark: medians over interleaved turns, the table, the JSON document. Pure: no server, no tool."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
+
+FLOOR = "floor"
+BASE = "onnx"  # the kind of model that the others are compared with
 
 
 @dataclass(frozen=True)
@@ -18,18 +21,6 @@ class Round:
     cpu_us: float
     p50_ms: float
     p99_ms: float
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The server and its floor, one right after the other."""
-
-    server: Round
-    floor: Round
-
-    @property
-    def ratio(self) -> float:
-        return self.server.cpu_us / self.floor.cpu_us
 
 
 @dataclass(frozen=True)
@@ -50,67 +41,86 @@ class Spread:
 
 @dataclass(frozen=True)
 class Summary:
-    """A row over its rounds; rates and latencies are the server's, and `ratio` is taken over the pairs' ratios."""
+    """One kind of model over a row's turns; ratios are taken within each turn.
+
+    `ratio` is to the floor; `to_base` to the ONNX model, None for that itself and where it was not measured.
+    """
 
     requests_per_s: float
     cpu_us: Spread
     floor_cpu_us: Spread
     ratio: Spread
+    to_base: Spread | None
     p50_ms: float
     p99_ms: float
 
 
 @dataclass(frozen=True)
 class Row:
-    """One case at one number in flight. With a `failure` the row is void and holds no pairs."""
+    """One case at one number in flight, for each kind of model. With a `failure` the row is void and has no turns.
+
+    A turn holds one round of each side, by kind and the floor's, one right after the other.
+    """
 
     case: str
     in_flight: int
     generator: str
-    pairs: tuple[Pair, ...] = ()
+    turns: tuple[Mapping[str, Round], ...] = ()
     failure: str | None = None
 
-    def summary(self) -> Summary:
-        servers, floors = [pair.server for pair in self.pairs], [pair.floor for pair in self.pairs]
+    def summaries(self) -> dict[str, Summary]:
+        """By kind of model; none of a void row."""
+        kinds = [side for side in self.turns[0] if side != FLOOR] if self.turns else []
+        return {kind: self._summary(kind) for kind in kinds}
+
+    def _summary(self, kind: str) -> Summary:
+        rounds = [turn[kind] for turn in self.turns]
+        compared = kind != BASE and BASE in self.turns[0]
         return Summary(
-            median(one.requests / one.seconds for one in servers),
-            Spread.of([one.cpu_us for one in servers]),
-            Spread.of([one.cpu_us for one in floors]),
-            Spread.of([pair.ratio for pair in self.pairs]),
-            median(one.p50_ms for one in servers),
-            median(one.p99_ms for one in servers),
+            median(one.requests / one.seconds for one in rounds),
+            Spread.of([one.cpu_us for one in rounds]),
+            Spread.of([turn[FLOOR].cpu_us for turn in self.turns]),
+            self._ratio(kind, FLOOR),
+            self._ratio(kind, BASE) if compared else None,
+            median(one.p50_ms for one in rounds),
+            median(one.p99_ms for one in rounds),
         )
 
+    def _ratio(self, kind: str, to: str) -> Spread:
+        return Spread.of([turn[kind].cpu_us / turn[to].cpu_us for turn in self.turns])
 
-COLUMNS = ("case", "in flight", "req/s", "CPU µs/req", "floor CPU µs/req", "ratio", "p50 ms", "p99 ms")
+
+COLUMNS = ("case", "model", "in flight", "req/s", "CPU µs/req", "floor", "ratio", "÷ onnx", "p50 ms", "p99 ms")
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """One line per row; a void row says so and why, and has no figures."""
+    """One line per row and kind of model; a void row says so, in one line without figures."""
     result = Table(title="Server CPU per request: median (lowest-highest) of interleaved rounds")
     for index, column in enumerate(COLUMNS):
-        result.add_column(column, justify="right" if index else "left", no_wrap=True)
+        result.add_column(column, justify="right" if index > 1 else "left", no_wrap=True)
     for row in rows:
-        start = (row.case, str(row.in_flight))
         if row.failure is not None:
-            result.add_row(*start, Text("void", style="red"))
-            continue
-        summary = row.summary()
-        result.add_row(
-            *start,
-            f"{summary.requests_per_s:.0f}",
-            str(summary.cpu_us),
-            str(summary.floor_cpu_us),
-            f"{summary.ratio.median:.2f}",
-            f"{summary.p50_ms:.2f}",
-            f"{summary.p99_ms:.2f}",
-        )
+            result.add_row(row.case, "", str(row.in_flight), Text("void", style="red"))
+        for kind, summary in row.summaries().items():
+            result.add_row(
+                row.case,
+                kind,
+                str(row.in_flight),
+                f"{summary.requests_per_s:.0f}",
+                str(summary.cpu_us),
+                f"{summary.floor_cpu_us.median:.1f}",
+                f"{summary.ratio.median:.2f}",
+                f"{summary.to_base.median:.2f}" if summary.to_base else "",
+                f"{summary.p50_ms:.2f}",
+                f"{summary.p99_ms:.2f}",
+            )
     return result
 
 
 def document(rows: Sequence[Row], environment: dict[str, Any]) -> dict[str, Any]:
-    """Everything as plain data: the environment, and each row with all its rounds and, unless void, its summary."""
+    """Everything as plain data: the environment, and each row with all its rounds and its summaries by kind."""
+    summaries = [{kind: asdict(one) for kind, one in row.summaries().items()} for row in rows]
     return {
         "environment": environment,
-        "rows": [{**asdict(row), "summary": None if row.failure else asdict(row.summary())} for row in rows],
+        "rows": [{**asdict(row), "summaries": each} for row, each in zip(rows, summaries, strict=True)],
     }

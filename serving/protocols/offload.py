@@ -9,6 +9,7 @@ Bytes and arrays travel beside the pickle, straight from one buffer into the oth
 
 import asyncio
 import contextlib
+import gc
 import io
 import pickle
 import signal
@@ -189,9 +190,14 @@ def serve(descriptor: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # the server decides when a helper ends
         signal.signal(number, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=descriptor))
+    # A parser makes a hundred thousand lists, and the collector would look through them again and again in vain: that
+    # took longer than the parser. So it runs between calls, when the answer is on its way and its lists are gone.
+    gc.disable()
+    gc.freeze()
     try:
         while True:
             _answer(channel)
+            gc.collect()
     except (EOFError, ConnectionError):
         pass
 

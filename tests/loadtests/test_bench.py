@@ -4,19 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from loadtests import mlp
-from loadtests.bench import CASES, arguments, environment
-from loadtests.cases import Case, send, verify
-from loadtests.measure import FLOOR_REST, Settings
+from loadtests import command, mlp
+from loadtests.bench import DEFAULT_CASES, arguments
+from loadtests.cases import CASES, Case, Question, check, send
+from loadtests.command import environment
+from loadtests.kinds import PLATFORMS
+from loadtests.measure import FLOOR_REST, answer_of, serving
 from loadtests.oip import AnswerError
 from loadtests.processes import Server, free_ports
-from serving.core.types import Tensors
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,13 +26,16 @@ ROOT = Path(__file__).parents[2]
 def test_the_defaults_measure_everything() -> None:
     options = arguments().parse_args([])
     assert (options.rounds, options.duration, options.in_flight) == (5, 5, [1, 32])
-    assert options.only == ["rest-json", "rest-binary", "grpc"]
+    assert options.only == ["rest-json", "rest-binary", "grpc", "tfs-rest", "tfs-grpc"]
+    assert options.models == ["onnx"]
     assert options.floor_rest == FLOOR_REST
 
 
 def test_lists_are_read() -> None:
-    options = arguments().parse_args(["--only", "grpc, rest-json", "--in-flight", "4,8,64"])
+    argv = ["--only", "grpc, rest-json,grpc", "--in-flight", "4,8,64", "--models", "accelerated,onnx"]
+    options = arguments().parse_args(argv)
     assert options.only == ["grpc", "rest-json"]
+    assert options.models == ["accelerated", "onnx"]
     assert options.in_flight == [4, 8, 64]
 
 
@@ -38,6 +43,7 @@ def test_lists_are_read() -> None:
     ("argument", "message"),
     [
         (["--only", "rest-jsn"], "no case 'rest-jsn'"),
+        (["--models", "onnx,jax"], "no model 'jax'"),
         (["--in-flight", "12"], "multiple of 8"),
         (["--in-flight", "0"], "1 to 8"),
         (["--in-flight", "many"], "invalid"),
@@ -51,11 +57,16 @@ def test_a_wrong_argument_is_told(argument: list[str], message: str, capsys: pyt
 
 
 def test_the_environment_names_versions_and_machine() -> None:
-    found = environment(Settings(5, 5, (1, 32), False, FLOOR_REST))
+    found = environment({"floor_rest": "floor_rest.py"})
     assert found["packages"]["onnxruntime"] == onnxruntime.__version__
     assert found["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
     assert found["cpu"]
-    assert found["settings"]["floor_rest"] == "floor_rest.py"
+    assert found["settings"] == {"floor_rest": "floor_rest.py"}
+
+
+def test_what_is_not_installed_is_left_out_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "PACKAGES", ("onnxruntime", "no-such-package-anywhere"))
+    assert environment({})["packages"] == {"onnxruntime": onnxruntime.__version__}
 
 
 def test_the_model_is_the_same_every_time_and_the_row_realistic() -> None:
@@ -73,9 +84,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(model: Path) -> Tensors:
-    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    return {"y": session.run(["y"], {"x": mlp.row()})[0]}
+def question(model: Path) -> Question:
+    inputs = {mlp.INPUT: mlp.row()}
+    return Question(mlp.NAME, inputs, answer_of(model, inputs))
 
 
 def answers(case: Case, port: int) -> bool:
@@ -87,19 +98,20 @@ def answers(case: Case, port: int) -> bool:
 
 
 @pytest.mark.parametrize("name", ["rest-json", "rest-binary"])
-def test_the_rest_floor_answers_what_the_model_does(name: str, model: Path, expected: Tensors, tmp_path: Path) -> None:
-    case = CASES[name](mlp.row())
+def test_the_rest_floor_answers_what_the_model_does(name: str, model: Path, question: Question, tmp_path: Path) -> None:
+    case = CASES[name](question)
     (port,) = free_ports(1)
     argv = [sys.executable, "-m", "uvicorn", "--app-dir", str(FLOOR_REST.parent), "floor_rest:app", "--port", str(port)]
     with Server("floor", argv, tmp_path / "log", {"MODEL": str(model)}, None) as server:
         server.wait_until(lambda: answers(case, port))
-        verify(case, send(case, port), expected)
+        check(case, port)
         with pytest.raises(AnswerError, match="'y' differs"):
-            verify(case, send(case, port), {"y": expected["y"] + 0.01})
+            check(replace(case, expected={"y": case.expected["y"] + 0.01}), port)
 
 
-def test_the_grpc_floor_gives_back_its_file(tmp_path: Path) -> None:
-    case = CASES["grpc"](mlp.row())
+@pytest.mark.parametrize("name", ["grpc", "tfs-grpc"])
+def test_the_grpc_floor_gives_back_its_file(name: str, question: Question, tmp_path: Path) -> None:
+    case = CASES[name](question)
     (port,) = free_ports(1)
     (tmp_path / "answer").write_bytes(b"\0constant")
     argv = [sys.executable, "-m", "loadtests.floor_grpc", str(port), str(tmp_path / "answer")]
@@ -108,15 +120,35 @@ def test_the_grpc_floor_gives_back_its_file(tmp_path: Path) -> None:
         assert send(case, port).body == b"\0constant"
 
 
+def test_the_server_answers_every_case(model: Path, question: Question, tmp_path: Path) -> None:
+    with serving("the server", model.parents[2], tmp_path / "log", False) as running:
+        for build in CASES.values():
+            case = build(question)
+            check(case, running.ports[case.transport])
+
+
 @pytest.mark.slow
 def test_the_whole_benchmark_runs(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
-    argv = [sys.executable, "-m", "loadtests.bench", "--rounds", "1", "--duration", "1", "--json", str(result)]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+    argv = [
+        sys.executable,
+        "-m",
+        "loadtests.bench",
+        "--rounds",
+        "1",
+        "--duration",
+        "1",
+        "--models",
+        ",".join(PLATFORMS),
+    ]
+    argv += ["--in-flight", "8", "--json", str(result)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=540, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(result.read_text())["rows"]
-    assert [(row["case"], row["in_flight"]) for row in rows] == [(case, n) for case in CASES for n in (1, 32)]
+    assert [(row["case"], row["in_flight"]) for row in rows] == [(case, 8) for case in DEFAULT_CASES]
     for row in rows:
         assert row["failure"] is None
-        assert row["summary"]["requests_per_s"] > 0 and row["summary"]["ratio"]["median"] > 0
+        assert list(row["summaries"]) == list(PLATFORMS)
+        for summary in row["summaries"].values():
+            assert summary["requests_per_s"] > 0 and summary["ratio"]["median"] > 0
         assert row["case"] in done.stdout

@@ -156,8 +156,8 @@ def grpc_server(fail_every: int | None) -> Iterator[int]:
 
 
 CASES = {
-    "http": Case("http", "http", "/path", {"x-case": "a b"}, BODY, lambda _: {}),
-    "grpc": Case("grpc", "grpc", "/s/M", {}, BODY, lambda _: {}),
+    "http": Case("http", "http", "/path", {"x-case": "a b"}, BODY, lambda _: {}, {}),
+    "grpc": Case("grpc", "grpc", "/s/M", {}, BODY, lambda _: {}, {}),
 }
 SERVERS = {"http": http_server, "grpc": grpc_server}
 TOOLS = [("wrk", "http"), ("h2load", "grpc"), ("python", "http"), ("python", "grpc")]

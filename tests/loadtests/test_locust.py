@@ -46,9 +46,9 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
         yield ports
 
 
-def locust(ports: Ports, *arguments: str) -> subprocess.CompletedProcess[str]:
+def locust(ports: Ports, *arguments: str, seconds: int = 1) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "locust", "-f", "loadtests/locustfile.py", "--headless", "--json"]
-    argv += ["-u", "3", "-r", "3", "-t", "1s", "--host", f"http://127.0.0.1:{ports.http}"]
+    argv += ["-u", "3", "-r", "3", "-t", f"{seconds}s", "--host", f"http://127.0.0.1:{ports.http}"]
     argv += ["--grpc-host", f"127.0.0.1:{ports.grpc}", *arguments]
     return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
@@ -66,7 +66,7 @@ def test_all_users_get_right_answers(ports: Ports) -> None:
 
 def test_failures_make_the_exit_code(ports: Ports) -> None:
     (nobody,) = free_ports(1)
-    done = locust(Ports(ports.http, nobody), "--model", "mlp", "Grpc")
+    done = locust(Ports(ports.http, nobody), "--model", "mlp", "Grpc", seconds=3)  # the first call may take one
     assert done.returncode == 1
     (entry,) = json.loads(done.stdout)
     assert entry["num_failures"] == entry["num_requests"] > 0
@@ -81,6 +81,6 @@ def test_rows_that_the_model_refuses_are_failures_of_every_user(ports: Ports) ->
 
 
 def test_an_unknown_model_ends_at_once(ports: Ports) -> None:
-    done = locust(ports, "--model", "mpl")
+    done = locust(ports, "--model", "mpl", seconds=30)
     assert done.returncode == 1
     assert "no metadata from" in done.stderr

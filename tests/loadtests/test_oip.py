@@ -12,7 +12,7 @@ from serving.core import dtypes
 from serving.core.dtypes import DType
 from serving.core.generate import random_array
 from serving.core.types import Tensors
-from serving.protocols.messages import ModelInferRequest, ModelInferResponse
+from serving.protocols.messages import oip as m
 
 
 def sample(dtype: DType, shape: tuple[int, ...] = (2, 3)) -> np.ndarray:
@@ -64,7 +64,7 @@ def test_binary_and_grpc_carry_the_same_little_endian_bytes(dtype: DType) -> Non
         want = inputs["x"].tobytes()
     assert raws["x"] == want
 
-    message = ModelInferRequest.FromString(oip.encode_grpc("m", inputs))
+    message = m.ModelInferRequest.FromString(oip.encode_grpc("m", inputs))
     assert message.model_name == "m"
     assert [(one.name, one.datatype, list(one.shape)) for one in message.inputs] == [
         ("x", dtype.name, [2, 3]),
@@ -85,8 +85,8 @@ def json_answer(outputs: Tensors) -> tuple[dict[str, str], bytes]:
 
 
 def grpc_answer(outputs: Tensors) -> bytes:
-    request = ModelInferRequest.FromString(oip.encode_grpc("m", outputs))
-    answer = ModelInferResponse(raw_output_contents=request.raw_input_contents)
+    request = m.ModelInferRequest.FromString(oip.encode_grpc("m", outputs))
+    answer = m.ModelInferResponse(raw_output_contents=request.raw_input_contents)
     for tensor in request.inputs:
         answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
     return bytes(answer.SerializeToString())
@@ -138,7 +138,7 @@ def test_an_output_that_comes_twice_is_an_error() -> None:
 
 
 def test_grpc_outputs_without_raw_contents_are_an_error() -> None:
-    answer = ModelInferResponse.FromString(grpc_answer({"y": np.zeros(2, ml_dtypes.bfloat16)}))
+    answer = m.ModelInferResponse.FromString(grpc_answer({"y": np.zeros(2, ml_dtypes.bfloat16)}))
     answer.raw_output_contents.pop()
     with pytest.raises(ValueError, match="0 raw contents for 1"):
         oip.decode_grpc(answer.SerializeToString())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.processes import ProcessError, Server, free_ports, pinned
+from loadtests.processes import ProcessError, Server, free_ports, log_tail, pinned
 
 WAIT = "import time; time.sleep(600)"
 
@@ -49,6 +49,14 @@ def test_one_that_ends_too_early_shows_its_log(tmp_path: Path) -> None:
         python(code, tmp_path / "log") as server,
     ):
         server.wait_until(lambda: False)
+
+
+def test_a_log_is_shown_from_its_end_and_its_lines_cut(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("\n".join([*(f"line {i}" for i in range(100)), "x" * 10_000, "last"]))
+    lines = log_tail(tmp_path / "log").splitlines()
+    assert len(lines) == 40
+    assert lines[0] == "line 62" and lines[-1] == "last"
+    assert lines[-2] == "x" * 500 + "..."
 
 
 def test_one_that_is_never_ready_is_given_up_and_ended(tmp_path: Path) -> None:
