@@ -25,10 +25,10 @@ run: .venv/.stamp-cpu ## Serve model_repo on 127.0.0.1: REST on port 8000, gRPC 
 	@$(VENV)/serving start model_repo $(ARGS)
 
 test: .venv/.stamp-all ## Run the tests, without those marked slow
-	$(VENV)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(ARGS)
+	$(VENV)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-all: .venv/.stamp-all ## Run all tests
-	$(VENV)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(VENV)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: .venv/.stamp-dev ## Lint, formatting, types and the ranks of the modules
 	$(VENV)/ruff check

@@ -50,9 +50,10 @@ class Asker:
             made.append(one)
         return made
 
-    def outputs(self, names: Sequence[str]) -> list[Any]:
+    def outputs(self, names: Sequence[str], classes: int = 0) -> list[Any]:
+        """`classes`: how many of the highest values are wanted as text instead of the tensor; 0: the tensor."""
         more = {} if self.form == "grpc" else {"binary_data": self.form == "binary"}
-        return [self.library.InferRequestedOutput(name, **more) for name in names]
+        return [self.library.InferRequestedOutput(name, class_count=classes, **more) for name in names]
 
     def infer(
         self,
@@ -61,6 +62,7 @@ class Asker:
         *,
         version: str = "",
         outputs: Sequence[str] | None = None,
+        classes: int = 0,
         request_id: str = "",
         parameters: Mapping[str, Any] | None = None,
         **more: Any,
@@ -71,7 +73,7 @@ class Asker:
                 model,
                 self.inputs(tensors),
                 model_version=version,
-                outputs=None if outputs is None else self.outputs(outputs),
+                outputs=None if outputs is None else self.outputs(outputs, classes),
                 request_id=request_id,
                 parameters=parameters,
                 **more,
@@ -79,6 +81,17 @@ class Asker:
         except InferenceServerException as error:
             raise refusal(error) from None
         return Answer(result, self.form)
+
+    def ask(self, method: str, *args: Any, **more: Any) -> Any:
+        """Another method of the client, and its answer as plain values whatever the form.
+
+        Raises: RefusedError.
+        """
+        try:
+            answer = getattr(self.client, method)(*args, **more)
+        except InferenceServerException as error:
+            raise refusal(error) from None
+        return plain(answer) if hasattr(answer, "DESCRIPTOR") else answer
 
 
 class Answer:
@@ -97,6 +110,24 @@ class Answer:
         self.datatypes = {name: datatype for name, datatype, _ in described}
         self.shapes = {name: shape for name, _, shape in described}
         self.outputs: dict[str, np.ndarray] = {name: result.as_numpy(name) for name in self.names}
+
+
+def plain(message: Any) -> dict[str, Any]:
+    """A protobuf message as REST shows it: every field that has a value or a default, numbers as numbers."""
+    found = {}
+    for field in message.DESCRIPTOR.fields:
+        nested = field.message_type
+        value = getattr(message, field.name)
+        if field.enum_type and not field.is_repeated:
+            found[field.name] = field.enum_type.values_by_number[value].name
+        elif nested and nested.GetOptions().map_entry:
+            is_message = nested.fields_by_name["value"].message_type is not None
+            found[field.name] = {key: plain(value[key]) if is_message else value[key] for key in value}
+        elif field.is_repeated:
+            found[field.name] = [plain(one) if nested else one for one in value]
+        elif not field.has_presence or message.HasField(field.name):
+            found[field.name] = plain(value) if nested else value
+    return found
 
 
 def refusal(error: InferenceServerException) -> RefusedError:

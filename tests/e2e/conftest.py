@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import triton_models
 from tests.e2e.server import Server
 
 _SHOWN_CHARACTERS = 6000
@@ -36,3 +37,28 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         server.end()
     for server in started:
         assert "Traceback" not in server.log
+
+
+@pytest.fixture(scope="session")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Serves all models that the published examples expect, and offers all that has to be allowed first.
+
+    For tests that leave it as they found it.
+    """
+    root = tmp_path_factory.mktemp("examples")
+    repo = triton_models.write(root / "repo")
+    yield from _served(root, repo, "--allow-client-shm", "--allow-model-upload", "--server-name", "triton")
+
+
+@pytest.fixture(scope="session")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Serves `simple` with the settings that a server has by itself: nothing is allowed that need not be."""
+    root = tmp_path_factory.mktemp("closed")
+    yield from _served(root, triton_models.write(root / "repo", "simple"))
+
+
+def _served(root: Path, *args: object) -> Iterator[Server]:
+    server = Server(root / "logs", *args).wait_ready()
+    yield server
+    server.end()
+    assert "Traceback" not in server.log

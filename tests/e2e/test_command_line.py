@@ -469,7 +469,7 @@ def test_check_finds_everything_that_is_wrong(tmp_path: Path) -> None:
     assert "good version 1" in result.stdout
     assert "broken version 1: ONNX Runtime cannot load model.onnx" in result.stdout
     assert "unknown key 'max_batchsize'; did you mean 'max_batch_size'?" in result.stdout
-    assert "fileless version 1: no model.onnx" in result.stdout
+    assert "fileless version 1: no model in '1' (looked for model.onnx, " in result.stdout
     assert result.stdout.rstrip().endswith("problems: 3")
     assert "Traceback" not in result.stderr
 

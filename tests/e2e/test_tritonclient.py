@@ -18,7 +18,6 @@ from tritonclient.utils import InferenceServerException
 
 from serving import __version__
 from serving.core import dtypes
-from serving.protocols.messages import OIP_SERVICE
 from tests import models
 from tests.e2e.clients import FORMS, Asker, RefusedError, grpc_code, refusal
 from tests.e2e.server import LIMIT_S, Server, wait_for
@@ -613,9 +612,10 @@ def test_surplus_raw_contents_are_ignored(stub: Any) -> None:
     assert stub.ModelInfer(request).model_version == "10"
 
 
-def test_method_that_is_not_offered(stub: Any) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        stub.CudaSharedMemoryStatus(service_pb2.CudaSharedMemoryStatusRequest())
+@pytest.mark.parametrize("method", ["/inference.GRPCInferenceService/Nothing", "/other.Service/ModelInfer"])
+def test_method_that_is_not_offered(server: Server, method: str) -> None:
+    with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(method, bytes, bytes)(b"", timeout=LIMIT_S)
     assert caught.value.code().name == "UNIMPLEMENTED"
 
 
@@ -658,48 +658,3 @@ def test_unload_keeps_a_model_out_until_it_is_loaded(server: Server) -> None:
 
 def _is_unloaded(server: Server, version: int) -> bool:
     return server.state("controlled", version) == ("UNAVAILABLE", "unloaded")
-
-
-# The messages
-
-
-def _described(descriptor: Any) -> dict[str, Any]:
-    """All of a message that the wire shows, nested messages included."""
-    return {
-        "fields": {
-            f.name: (
-                f.number,
-                f.type,
-                f.is_repeated,
-                f.message_type.full_name if f.message_type else None,
-                f.enum_type.full_name if f.enum_type else None,
-                f.containing_oneof.name if f.containing_oneof else None,
-            )
-            for f in descriptor.fields
-        },
-        "nested": {n.name: _described(n) for n in descriptor.nested_types},
-        "map": descriptor.GetOptions().map_entry,
-    }
-
-
-OURS = OIP_SERVICE.file.message_types_by_name
-THEIRS = service_pb2.DESCRIPTOR
-
-
-@pytest.mark.parametrize("name", sorted(OURS))
-def test_messages_are_those_of_the_official_client(name: str) -> None:
-    ours, theirs = _described(OURS[name]), _described(THEIRS.message_types_by_name[name])
-    if name == "ModelMetadataResponse":  # of the Open Inference Protocol, and unknown to this client
-        assert ours["fields"].pop("properties")[0] == 6
-        del ours["nested"]["PropertiesEntry"]
-    assert ours == theirs
-
-
-def test_methods_are_those_of_the_official_client() -> None:
-    theirs = THEIRS.services_by_name["GRPCInferenceService"]
-    assert OIP_SERVICE.full_name == theirs.full_name
-    for method in OIP_SERVICE.methods:
-        other = theirs.methods_by_name[method.name]
-        assert method.input_type.full_name == other.input_type.full_name
-        assert method.output_type.full_name == other.output_type.full_name
-        assert (method.client_streaming, method.server_streaming) == (other.client_streaming, other.server_streaming)

@@ -20,7 +20,6 @@ ROOT = Path(__file__).parents[2]
 MISSING = [name for name in ("keras", "sklearn", "tensorboard", "tensorflow", "tf2onnx") if not find_spec(name)]
 
 trains = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
-pytestmark = pytest.mark.xdist_group("digits")  # one worker, so that the model is trained once
 
 
 def python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
