@@ -25,8 +25,6 @@ from serving.transport import routes
 from tests import triton_models
 from tests.e2e.server import LIMIT_S, Server
 
-pytestmark = pytest.mark.xdist_group("openapi")  # one worker, so that its server starts once
-
 MODELS = ("simple", "simple_identity", "identity_fp32", "writer", "onnx_int32_int32_int32")
 EXAMPLES = 15  # of each kind for each operation
 _none: Any = None  # the routes are only listed, never asked

@@ -21,8 +21,6 @@ from tests import triton_models
 from tests.e2e.clients import FORMS, Asker, RefusedError, plain, refusal
 from tests.e2e.server import LIMIT_S, Server
 
-pytestmark = pytest.mark.xdist_group("examples")  # one worker, so that their server starts once
-
 FIRST = np.arange(16, dtype=np.int32).reshape(1, 16)
 ONES = np.ones((1, 16), np.int32)
 PAIR = {"INPUT0": FIRST, "INPUT1": ONES}
