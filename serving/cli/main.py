@@ -36,7 +36,7 @@ def start(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[PATH]...",
+            metavar="PATH",
             help="repositories, model directories, .onnx files or SavedModels",
             show_default=False,
         ),
