@@ -119,6 +119,7 @@ class Engine:
                 version.statistics.failed(time.monotonic() - started)
             raise
         finally:
+            del item  # its reply would hold an error, the error this frame, and so the tensors: a cycle
             version.release()
         version.statistics.answered(rows, time.monotonic() - started, timing)
         return _response(request, version, contract, outputs, timing)

@@ -8,7 +8,10 @@ from serving.protocols.oip.settings import LogSettings
 
 
 class HumanFormatter(logging.Formatter):
-    """`iso8601`: times are whole and in UTC; otherwise the local time of day."""
+    """`iso8601`: times are whole and in UTC; otherwise the local time of day.
+
+    What a client has sent may be part of a message, so what would begin a line or move the cursor is written out.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
@@ -16,6 +19,11 @@ class HumanFormatter(logging.Formatter):
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         return _iso8601(record) if self.iso8601 else super().formatTime(record, datefmt)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        if not record.message.isprintable():
+            record.message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.message)
+        return super().formatMessage(record)
 
 
 class JsonFormatter(logging.Formatter):

@@ -77,7 +77,7 @@ class Server:
         )
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self.abandoned = False  # True after `run` if a model did not end in time; its threads still run
+        self.abandoned = False  # True after `run` if a model did not load or end in time; its threads still run
 
     async def run(self, on_ready: Callable[[Running], None]) -> int:
         """Serves until it is told to stop; returns the exit code, 0 if no request was lost.
@@ -176,6 +176,9 @@ class Server:
                 await self._manager.close()
         except TimeoutError:  # a model that hangs must not keep the process
             log.warning("a model did not finish; leaving it")
+            self.abandoned = True
+        if self._manager.loading:
+            log.warning("a model was still loading; leaving it")
             self.abandoned = True
         return clean
 

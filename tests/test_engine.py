@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from serving.batching.batcher import Batcher, BatchPolicy
-from serving.core.errors import ErrorKind, ServingError
+from serving.core.errors import ErrorKind, ServingError, invalid
 from serving.core.metrics import Metrics
 from serving.core.spec import ModelSpec
 from serving.core.types import DEFAULT_SIGNATURE, InferRequest, InferResponse
@@ -22,6 +21,7 @@ from serving.engine import Engine
 from serving.repository.catalog import Catalog, CatalogModel
 from serving.repository.version import Version
 from tests.batching.control import Gate, all_idle, on_loop, turns
+from tests.leftovers import without_collector
 from tests.repository.build import FakeSession, version
 
 
@@ -224,6 +224,43 @@ async def test_a_model_that_fails_releases_its_version() -> None:
         with pytest.raises(ServingError, match="ValueError: broken"):
             await engine.infer(request(1))
         assert used.leases == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError, invalid], ids=["model", "refusal"])
+@on_loop
+async def test_a_request_that_failed_is_freed_at_once(error: Callable[[str], Exception]) -> None:
+    def fail(x: np.ndarray) -> np.ndarray:
+        raise error("no") from ValueError("because")
+
+    gate = Gate(fail)
+    gate.open()
+    async with engine_with(await ready_version(gate), gate=gate) as engine:
+        with without_collector() as watched:
+            asked = request(1)
+            watched.add(asked.inputs["x"])
+            try:
+                await engine.infer(asked)
+            except ServingError:
+                asked = request(2)
+            await watched.freed()
+
+
+@on_loop
+async def test_a_request_that_expired_is_freed_at_once() -> None:
+    gate = Gate()
+    async with engine_with(await ready_version(gate), gate=gate) as engine:
+        held = asyncio.ensure_future(engine.infer(request(1)))
+        await gate.entered()
+        with without_collector() as watched:
+            asked = request(2, deadline=time.monotonic() + 0.01)
+            watched.add(asked.inputs["x"])
+            try:
+                await engine.infer(asked)
+            except ServingError:
+                asked = request(3)
+            await watched.freed()
+        gate.open()
+        await held
 
 
 @pytest.mark.parametrize(

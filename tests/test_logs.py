@@ -49,6 +49,13 @@ def test_lines_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
+def test_nobody_can_make_up_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("human", "info")
+    logging.getLogger("serving").warning("odd: %s", "Zürich\n12:00:00 INFO    all is well\r\x1b[2J\u2028.")
+    (line,) = lines(capsys)
+    assert line.endswith("odd: Zürich\\n12:00:00 INFO    all is well\\r\\x1b[2J\\u2028.")
+
+
 @pytest.mark.parametrize("form", ["human", "json"])
 def test_a_trace_comes_along(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     configure(form, "info")

@@ -315,9 +315,9 @@ class Batcher:
 
     def _as_error(self, error: BaseException) -> ServingError:
         if isinstance(error, ServingError):
-            return error
-        log.warning("%s: the model failed: %s", self.name, error)
+            return ServingError(error.kind, error.message)  # without the frames in between, which hold the batch
+        text = f"{type(error).__name__}: {error}"
+        log.warning("%s: the model failed: %s", self.name, text)
         return ServingError(
-            ErrorKind.MODEL,
-            f"Failed to process the request(s) for model '{self.name}', message: {type(error).__name__}: {error}",
+            ErrorKind.MODEL, f"Failed to process the request(s) for model '{self.name}', message: {text}"
         )

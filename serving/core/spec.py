@@ -1,6 +1,7 @@
 """What a model's owner wants of it: the contents of `model.yaml`."""
 
 import difflib
+import reprlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -8,6 +9,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 SPEC_FILE = "model.yaml"
+MAX_VERSION = 2**63 - 1  # what every protocol can say
+_MAX_ROWS = 2**31 - 1
+
+_shown = reprlib.Repr()  # what has references in it may be endless
+_shown.maxlevel = 3
+_shown.maxstring = _shown.maxother = _shown.maxlong = 200
+
+_Version = Annotated[int, Field(ge=1, le=MAX_VERSION)]
 
 
 class Latest(BaseModel):
@@ -27,7 +36,7 @@ def _form(value: Any) -> str | None:
 Versions = Annotated[
     Annotated[Literal["all"], Tag("all")]
     | Annotated[Latest, Tag("latest")]
-    | Annotated[tuple[Annotated[int, Field(ge=1)], ...], Tag("numbers")],
+    | Annotated[tuple[_Version, ...], Tag("numbers")],
     Discriminator(
         _form,
         custom_error_type="versions",
@@ -48,13 +57,15 @@ class ModelSpec(BaseModel):
         Latest(latest=1), description="which versions are served: {latest: n}, all, or a list of numbers"
     )
     max_batch_size: int = Field(
-        64, ge=0, description="rows that one run may hold; 0: axis 0 of this model is no batch axis"
+        64, ge=0, le=_MAX_ROWS, description="rows that one run may hold; 0: axis 0 of this model is no batch axis"
     )
     max_queue_delay_ms: float = Field(
         0, ge=0, le=60_000, description="how long a free instance may wait for a batch to fill"
     )
-    max_queue_rows: int = Field(4096, ge=1, description="rows that may wait; more are refused at once")
-    queue_timeout_ms: float | None = Field(None, gt=0, description="how long a request may wait; none by default")
+    max_queue_rows: int = Field(4096, ge=1, le=_MAX_ROWS, description="rows that may wait; more are refused at once")
+    queue_timeout_ms: float | None = Field(
+        None, gt=0, le=1e12, description="how long a request may wait; none by default"
+    )
     instances: int = Field(1, ge=1, le=256, description="runs that may be under way at the same time")
     threads: int = Field(1, ge=1, le=1024, description="threads that one run may use inside an operator")
     providers: tuple[str, ...] = Field(
@@ -62,7 +73,7 @@ class ModelSpec(BaseModel):
         min_length=1,
         description="ONNX Runtime execution providers, in order of preference",
     )
-    version_labels: dict[str, Annotated[int, Field(ge=1)]] = Field(
+    version_labels: dict[str, _Version] = Field(
         default_factory=dict, description="names of versions, such as {stable: 3}; valid while that version is ready"
     )
     class_labels: dict[str, str] = Field(
@@ -139,5 +150,5 @@ def explain(error: ValidationError, keys: Sequence[str]) -> str:
         else:
             came = problem["input"]
             inner = f" ({problem['loc'][-1]})" if len(problem["loc"]) > 1 else ""
-            parts[where] = f"'{where}'{inner}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {came!r}"
+            parts[where] = f"'{where}'{inner}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {_shown.repr(came)}"
     return "; ".join(parts.values())

@@ -30,6 +30,10 @@ class Jobs:
             task.add_done_callback(_log_failure)
             raise
 
+    def under_way(self, prefix: str) -> bool:
+        """Is there a job with a name that begins with `prefix`?"""
+        return any(task.get_name().startswith(prefix) for task in self._tasks)
+
     async def ended(self, prefix: str) -> None:
         """Returns when no job has a name that begins with `prefix`, those that begin meanwhile included."""
         while jobs := [task for task in self._tasks if task.get_name().startswith(prefix)]:

@@ -13,7 +13,7 @@ from stat import S_ISDIR
 
 from serving.backends.registry import find_artifact
 from serving.core.artifact import MANIFEST
-from serving.core.spec import SPEC_FILE
+from serving.core.spec import MAX_VERSION, SPEC_FILE
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
@@ -131,11 +131,18 @@ def _numbered(path: Path) -> dict[int, Path]:
     """Version directories. `003` is version 3; of two spellings of one number the plain one counts."""
     found: dict[int, Path] = {}
     for entry in os.scandir(path):
-        if entry.name.isascii() and entry.name.isdigit() and int(entry.name) > 0 and entry.is_dir():
-            number = int(entry.name)
-            if number not in found or entry.name == str(number):
-                found[number] = Path(entry.path)
+        number = version_number(entry.name)
+        if number is not None and entry.is_dir() and (number not in found or entry.name == str(number)):
+            found[number] = Path(entry.path)
     return found
+
+
+def version_number(name: str) -> int | None:
+    """The version that a directory of this name holds; None: none."""
+    if not (name.isascii() and name.isdigit() and len(name) <= 255):
+        return None
+    number = int(name)
+    return number if 0 < number <= MAX_VERSION else None
 
 
 def _version(number: int, path: Path, spec_file: Path | None) -> FoundVersion | None:

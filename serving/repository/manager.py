@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from types import MappingProxyType
+from weakref import WeakValueDictionary
 
-from serving.core.errors import ErrorKind, ServingError, invalid
+from serving.core.errors import ServingError, invalid
 from serving.core.metrics import LiveVersion, Metrics
 from serving.core.spec import ModelSpec, SpecError
 from serving.repository import listing, loading, upload
@@ -73,6 +74,7 @@ class Manager:
         self._jobs = Jobs()
         self._watching: asyncio.Task[None] | None = None
         self._reconciling = asyncio.Lock()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # of loads by hand, by model
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="load")
         metrics.states = tuple(state.value for state in State)
         metrics.live = self._live
@@ -105,6 +107,11 @@ class Manager:
         await self._jobs.run(f"the load of '{name}'", self._load(name, spec, files))
 
     async def _load(self, name: str, spec: ModelSpec | None, files: Mapping[str, bytes] | None) -> None:
+        # One at a time, so that each finds out how its own went, and gives way to what was there before it.
+        async with self._turns.setdefault(name, asyncio.Lock()):
+            await self._load_now(name, spec, files)
+
+    async def _load_now(self, name: str, spec: ModelSpec | None, files: Mapping[str, bytes] | None) -> None:
         sent = None
         if files is not None:
             sent = Source(await asyncio.to_thread(self._uploads.write, name, files), name, Kind.MODEL)
@@ -136,7 +143,7 @@ class Manager:
 
     async def unload(self, name: str) -> None:
         """Takes a model out of service until `load`. When it returns, no new request can reach it."""
-        _check_name(name)
+        _check_name(name, "unload")
         self._orders.give(name, self._orders.unloaded(name))
         if name in self._models:
             self._act(self._models[name])
@@ -190,6 +197,11 @@ class Manager:
         for model in self._models.values():
             for version in (*model.live.values(), *(v for v in model.leaving if v.state is State.DRAINING)):
                 version.batcher.hurry()
+
+    @property
+    def loading(self) -> bool:
+        """Whether a version loads; its thread cannot be stopped, also not by `close`."""
+        return self._jobs.under_way("load ")
 
     async def close(self) -> None:
         """Unloads everything. Loads that are under way are left to end by themselves."""
@@ -337,7 +349,7 @@ class Manager:
                 session.close()
             if self._closing:
                 return
-            reason = str(error).strip() or type(error).__name__
+            reason = self._uploads.without_paths(str(error).strip()) or type(error).__name__
             if isinstance(error, MemoryError):
                 reason = "not enough memory to load it"
             version.to(State.FAILED, reason)
@@ -427,6 +439,7 @@ class Manager:
         return chain.from_iterable(model.live_versions() for model in self._models.values())
 
 
-def _check_name(name: str) -> None:
-    if not name or "/" in name or "\\" in name or "\0" in name or name in (".", ".."):
-        raise ServingError(ErrorKind.INVALID, f"failed to load '{name}': not a model name")
+def _check_name(name: str, what: str = "load") -> None:
+    """Raises: ServingError: INVALID: no directory that is taken for a model's can have this name."""
+    if not name.isprintable() or not 0 < len(name) <= 255 or "/" in name or "\\" in name or name in (".", ".."):
+        raise invalid(f"failed to {what} '{name[:100]}': not a model name")

@@ -4,13 +4,18 @@
 the manager to say, on the event loop.
 """
 
+import fcntl
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 from serving.core.errors import ErrorKind, ServingError, invalid
+from serving.repository.layout import version_number
 
+_PREFIX = "serving-uploads-"  # of a server's directory, which is locked for as long as the server lives
 _MAX_FILES = 10_000
 _MAX_NAME_BYTES = 255  # what file systems allow
 
@@ -19,12 +24,19 @@ class Uploads:
     """The directories that hold uploaded models.
 
     Args:
-        allowed: False: nothing may be uploaded, and nothing is written.
+        allowed: False: nothing may be uploaded, and nothing is written. True: what servers left that were killed is
+            removed.
     """
 
     def __init__(self, allowed: bool) -> None:
-        self._root = Path(tempfile.mkdtemp(prefix="serving-uploads-")) if allowed else None
+        self._root: Path | None = None
+        self._lock: int | None = None
         self._held: set[Path] = set()
+        if allowed:
+            made = Path(tempfile.mkdtemp(prefix="."))
+            self._lock = _locked(made)
+            self._root = made.rename(made.with_name(_PREFIX + made.name[1:]))
+            _remove_left(made.parent)
 
     def check(self, model: str, files: Mapping[str, bytes]) -> None:
         """Raises: ServingError: FORBIDDEN: not allowed here; INVALID: names the file that cannot be taken."""
@@ -66,10 +78,39 @@ class Uploads:
         self._held.difference_update(given_up)
         return given_up
 
+    def without_paths(self, text: str) -> str:
+        """A message in which uploaded files have the names that they came with, and not where they lie."""
+        return re.sub(rf"{re.escape(str(self._root))}/[^/]+/", "", text) if self._root is not None else text
+
     def close(self) -> None:
         """Removes everything. Blocking."""
         if self._root is not None:
             shutil.rmtree(self._root, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _locked(directory: Path) -> int | None:
+    """A descriptor; while it is open, nobody else gets one. None: somebody has it, or there is no such directory."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_left(parent: Path) -> None:
+    for directory in parent.glob(f"{_PREFIX}*"):
+        lock = _locked(directory)
+        if lock is not None:
+            remove([directory])
+            os.close(lock)
 
 
 def _not_stored(model: str, error: OSError) -> ServingError:
@@ -118,7 +159,7 @@ def _problem(name: str) -> str:
             return "expected printable characters and no backslash"
         if len(part.encode()) > _MAX_NAME_BYTES:
             return f"a name of more than {_MAX_NAME_BYTES} bytes"
-    is_version = parts[0].isascii() and parts[0].isdigit() and int(parts[0][:20]) > 0
+    is_version = version_number(parts[0]) is not None
     if is_version and len(parts) == 1:
         return "a version is a directory, such as '1/model.onnx'"
     if not is_version and len(parts) > 1:

@@ -64,9 +64,14 @@ class HttpApp:
         await _send(reply, send)
 
     async def _serve_tfs(self, scope: Any, receive: Any, send: Any) -> None:
-        encoding = next((value for name, value in scope["headers"] if name == b"content-encoding"), None)
+        encoding = origin = None
+        for name, value in scope["headers"]:
+            if name == b"content-encoding":
+                encoding = value
+            elif name == b"origin":
+                origin = value
         body = await _whole_body(receive)
-        await _send(await self._tfs.handle(scope["method"], _raw_path(scope), body, encoding), send)
+        await _send(await self._tfs.handle(scope["method"], _raw_path(scope), body, encoding, origin), send)
 
 
 async def _whole_body(receive: Any) -> bytes:

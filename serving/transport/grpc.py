@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 
-from serving.core.errors import ServingError
+from serving.core.errors import ErrorKind, ServingError
 from serving.protocols.grpc import Call, Method, Service, StreamMethod
 from serving.protocols.status import Family, grpc_status
 
@@ -127,6 +127,8 @@ class _Requests:
             if self._ended:
                 raise StopAsyncIteration from None
             raise
+        finally:
+            self._next = None  # or what ends the stream would hold it, and all that it has brought
 
     def end(self) -> None:
         self._ended = True
@@ -152,11 +154,12 @@ def _try_to_bind(host: str, port: int) -> None:
 def _unary(method: Method, family: Family, calls: _Calls) -> Any:
     async def call(data: bytes, context: Context) -> bytes:
         await calls.enter(context)
+        about = _about(context)
         try:
-            return await method(data, _about(context))
+            return await method(data, about)
         except Exception as error:
-            await _abort(context, family, error)
-            raise  # never reached: abort raises
+            _fail(context, family, about, error)
+            return b""
         finally:
             calls.under_way -= 1
 
@@ -179,7 +182,7 @@ def _stream(method: StreamMethod, family: Family, calls: _Calls) -> Any:
                 async for message in messages:
                     await context.write(message)
         except Exception as error:
-            await _abort(context, family, error)
+            _fail(context, family, about, error)
         finally:
             calls.streams.discard(reader)
             calls.under_way -= 1
@@ -192,11 +195,20 @@ def _about(context: Context) -> Call:
     return Call(None if remaining is None else time.monotonic() + remaining)
 
 
-async def _abort(context: Context, family: Family, error: Exception) -> None:
-    """Ends the call with the status of what went wrong. Always raises."""
-    if isinstance(error, grpc.aio.AbortError):
-        raise error
+def _fail(context: Context, family: Family, about: Call, error: Exception) -> None:
+    """Gives the call the status of what went wrong. Not by `abort`: gRPC keeps what that raises, and the request with
+    it, until the garbage collector comes."""
     if isinstance(error, ServingError):
-        await context.abort(grpc_status(error.kind, family), _short(error.message))
-    log.error("a gRPC call failed", exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has the details")
+        code, text = status(error, family, about, time.monotonic()), _short(error.message)
+    else:
+        log.error("a gRPC call failed", exc_info=error)
+        code, text = grpc.StatusCode.INTERNAL, "internal error; the server's log has the details"
+    context.set_code(code)
+    context.set_details(text)
+
+
+def status(error: ServingError, family: Family, about: Call, now: float) -> grpc.StatusCode:
+    """The family's, but where the call's own deadline has passed: that is what its client says then, if it is first."""
+    if error.kind is ErrorKind.EXPIRED and about.deadline is not None and now >= about.deadline:
+        return grpc.StatusCode.DEADLINE_EXCEEDED
+    return grpc_status(error.kind, family)

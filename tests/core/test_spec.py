@@ -107,13 +107,17 @@ def test_all_mistakes_are_told_at_once() -> None:
         ("backend: torch", "'backend': input should be 'onnx', 'tensorflow' or 'identity', got 'torch'"),
         ("max_batch_size: -1", "'max_batch_size': input should be greater than or equal to 0, got -1"),
         ("max_batch_size: many", "'max_batch_size': input should be a valid integer"),
+        ("max_batch_size: 2147483648", "'max_batch_size': input should be less than or equal to 2147483647"),
         ("max_batch_size: 2.5", "'max_batch_size': input should be a valid integer"),
         ("max_queue_delay_ms: -1", "'max_queue_delay_ms': input should be greater than or equal to 0, got -1"),
         ("max_queue_delay_ms: 1e6", "'max_queue_delay_ms': input should be"),
         ("max_queue_delay_ms: .nan", "'max_queue_delay_ms': input should be"),
         ("max_queue_rows: 0", "'max_queue_rows': input should be greater than or equal to 1, got 0"),
         ("queue_timeout_ms: 0", "'queue_timeout_ms': input should be greater than 0, got 0"),
+        ("max_queue_rows: 2147483648", "'max_queue_rows': input should be less than or equal to 2147483647"),
         ("queue_timeout_ms: .nan", "'queue_timeout_ms': input should be"),
+        ("queue_timeout_ms: .inf", "'queue_timeout_ms': input should be"),
+        ("version_labels: {stable: 9223372036854775808}", "'version_labels' (stable): input should be less than"),
         ("instances: 0", "'instances': input should be greater than or equal to 1, got 0"),
         ("instances: 257", "'instances': input should be less than or equal to 256, got 257"),
         ("threads: 0", "'threads': input should be greater than or equal to 1, got 0"),
@@ -134,6 +138,7 @@ def test_a_bad_value_is_told_with_its_key(text: str, told: str) -> None:
         ("versions: {latest: 0}", ("'versions'", "latest", "greater than or equal to 1")),
         ("versions: {lates: 2}", ("'versions'", "'lates'", "'latest'")),
         ("versions: [0]", ("'versions'", "greater than or equal to 1")),
+        ("versions: [9223372036854775808]", ("'versions'", "less than or equal to 9223372036854775807")),
     ],
 )
 def test_a_bad_choice_of_versions_is_told_by_the_form_that_was_meant(text: str, told: tuple[str, ...]) -> None:
@@ -159,3 +164,10 @@ def test_a_bad_choice_of_versions_is_told_by_the_form_that_was_meant(text: str, 
 )
 def test_text_that_is_no_mapping_is_refused(text: str, told: str) -> None:
     assert refusal(text).startswith(told)
+
+
+def test_a_value_that_repeats_itself_without_end_is_told_in_a_line() -> None:
+    lines = ["a0: &a0 [" + "x, " * 9 + "x]"]
+    lines += [f"a{n}: &a{n} [" + f"*a{n - 1}, " * 9 + f"*a{n - 1}]" for n in range(1, 12)]  # 10**12 in all
+    message = refusal("\n".join([*lines, "max_batch_size: *a11"]))
+    assert "'max_batch_size': input should be a valid integer, got [[[" in message and len(message) < 10_000

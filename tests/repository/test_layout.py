@@ -129,14 +129,14 @@ def test_what_a_path_was_found_to_be_it_stays(
 
 
 def test_versions_are_whole_numbers_above_zero(tmp_path: Path) -> None:
-    strange = ("0", "-1", "1.5", "v2", "2a", "٣", "²", " 4", "one", ".5", "_6")
+    strange = ("0", "9223372036854775808", "9" * 100, "-1", "1.5", "v2", "2a", "٣", "²", " 4", "one", ".5", "_6")
     tree(tmp_path, "m/7/model.onnx", *(f"m/{name}/model.onnx" for name in strange))
     assert summary(scan(tmp_path)) == {"m": [7]}
 
 
 def test_versions_are_ordered_as_numbers(tmp_path: Path) -> None:
-    tree(tmp_path, *(f"m/{number}/model.onnx" for number in (10, 9, 1, 20250101123059)))
-    assert summary(scan(tmp_path)) == {"m": [1, 9, 10, 20250101123059]}
+    tree(tmp_path, *(f"m/{number}/model.onnx" for number in (10, 9, 1, 20250101123059, 2**63 - 1)))
+    assert summary(scan(tmp_path)) == {"m": [1, 9, 10, 20250101123059, 2**63 - 1]}
 
 
 def test_leading_zeros_are_no_part_of_the_number_and_the_plain_spelling_wins(tmp_path: Path) -> None:

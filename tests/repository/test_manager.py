@@ -765,7 +765,7 @@ async def test_load_says_why_it_failed(repo: Path) -> None:
         assert await served.factor() == 1
 
 
-@pytest.mark.parametrize("name", ["nosuch", "M", "m ", "m/1", "../repo/m", "..", ".", "", "a\\b", "a\0b"])
+@pytest.mark.parametrize("name", ["nosuch", "M", "m ", "m/1", "../repo/m", "..", ".", "", "a\\b", "a\0b", "a\nb"])
 @on_loop
 async def test_load_of_what_is_not_there(repo: Path, name: str) -> None:
     async with serving(repo) as served:
@@ -773,6 +773,21 @@ async def test_load_of_what_is_not_there(repo: Path, name: str) -> None:
             await served.manager.load(name)
         assert error.value.kind is ErrorKind.INVALID
         assert error.value.message.startswith(f"failed to load '{name}'")
+        assert served.states() == {"m/1": "READY"}
+
+
+@pytest.mark.parametrize("name", ["..", "", "a/b", "a\nb", "a" * 256])
+@on_loop
+async def test_what_is_no_name_is_refused(repo: Path, name: str) -> None:
+    async with serving(repo, allow_upload=True) as served:
+        for what, change in (
+            ("load", served.manager.load(name, ModelSpec(), {"1/model.onnx": graph(3)})),
+            ("unload", served.manager.unload(name)),
+            ("load", served.manager.apply([Wanted(name)])),
+        ):
+            with pytest.raises(ServingError, match=rf"(?s)^failed to {what} '.*': not a model name") as error:
+                await change
+            assert error.value.kind is ErrorKind.INVALID and len(error.value.message) < 200
         assert served.states() == {"m/1": "READY"}
 
 
@@ -938,6 +953,33 @@ async def test_files_that_fail_leave_everything_as_it_was(repo: Path, name: str)
         await served.settle()
         assert served.states() == {"m/1": "READY"} and served.engine.catalog.ready
         assert await served.factor() == 1
+
+
+@on_loop
+async def test_nobody_is_told_where_uploads_are(repo: Path) -> None:
+    async with serving(repo, allow_upload=True) as served:
+        with pytest.raises(ServingError, match=r"Load model from 2/model\.onnx failed"):
+            await served.manager.load("m", ModelSpec(), {"2/model.onnx": b"no graph"})
+
+
+@on_loop
+async def test_of_several_loads_at_once_each_is_told_of_its_own(repo: Path) -> None:
+    sent = ({"2/model.onnx": b"no graph"}, {"3/model.onnx": graph(3)}, {"4/model.onnx": b"none either"})
+    async with serving(repo, allow_upload=True) as served:
+        loads = [served.manager.load("m", ModelSpec(), files) for files in sent]
+        told = await asyncio.gather(*loads, return_exceptions=True)
+        assert "version 2 is at UNAVAILABLE" in str(told[0]) and "version 4 is at UNAVAILABLE" in str(told[2])
+        assert told[1] is None and await served.factor() == 3
+
+
+@on_loop
+async def test_after_loads_that_failed_at_once_the_directory_counts_again(repo: Path) -> None:
+    async with serving(repo, allow_upload=True) as served:
+        loads = [served.manager.load("m", ModelSpec(), {"2/model.onnx": b"no graph"}) for _ in range(2)]
+        assert all(await asyncio.gather(*loads, return_exceptions=True))
+        add_version(repo, 5, factor=5)
+        await served.settle()
+        assert await served.factor() == 5
 
 
 @on_loop
@@ -1210,9 +1252,12 @@ async def test_close_does_not_wait_for_a_load_that_hangs(
     starting.cancel()
     await served.manager.close()
     assert "READY" not in served.states().values()
+    assert served.manager.loading  # so that nobody waits for its thread
     held_load.let.set()
     while own_threads(before, "load", "m/"):  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0.005)
+    await turns()
+    assert not served.manager.loading
     await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
     assert await served.refusal()
     assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == []  # to stop is no failure

@@ -1,5 +1,9 @@
 """Files that came over the network: which are taken, where they go, and that they go away."""
 
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -46,6 +50,8 @@ def test_what_makes_a_model_is_taken(names: tuple[str, ...]) -> None:
         ("labels/x.txt", "the first directory must be a version number"),
         ("0/model.onnx", "the first directory must be a version number"),
         ("-1/model.onnx", "the first directory must be a version number"),
+        ("9223372036854775808/model.onnx", "the first directory must be a version number"),
+        ("9" * 255 + "/model.onnx", "the first directory must be a version number"),
         ("१/model.onnx", "the first directory must be a version number"),
         ("1/model.onnx/more", "another file has it as its directory"),
     ],
@@ -84,6 +90,24 @@ def test_each_model_has_a_private_directory_until_nobody_needs_it() -> None:
     finally:
         uploads.close()
     assert not two.parent.exists()
+
+
+def test_what_a_killed_server_left_is_removed_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed = (
+        "from serving.repository.upload import Uploads\nUploads(True).write('m', {'1/x': b''}); import os; os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", killed], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
+    (left,) = tmp_path.iterdir()
+    (tmp_path / "others").mkdir()
+    here, too = Uploads(allowed=True), Uploads(allowed=True)
+    try:
+        assert not left.exists()
+        assert here.write("m", MODEL).exists() and too.write("m", MODEL).exists()
+    finally:
+        here.close()
+        too.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["others"]
 
 
 def test_where_uploads_are_not_allowed_nothing_is_made() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from serving.protocols.messages import oip as m
 from serving.protocols.oip import metadata
 from serving.protocols.oip.grpc import OipGrpc
 from serving.protocols.status import Family, grpc_status
-from serving.transport.grpc import GrpcLimits, GrpcListener
+from serving.transport.grpc import GrpcLimits, GrpcListener, status
 from tests import models
+from tests.leftovers import Marker, without_collector
 from tests.protocols.build import serving_engine
 from tests.transport.raw import on_loop, until
 
@@ -56,6 +57,26 @@ class Answerer:
             self.cancelled += 1
             raise
         return data + b"!"
+
+
+class Reader:
+    """A service that makes something of what it is sent, and then fails."""
+
+    service = "test.Service"
+    family = Family.OIP
+
+    def __init__(self, read: Callable[[], Marker]) -> None:
+        self.methods: dict[str, Method] = {"Ask": self.ask}
+        self.streams: dict[str, StreamMethod] = {"Chat": self.chat}
+        self._read = read
+
+    async def ask(self, data: bytes, call: Call) -> bytes:
+        read = self._read()
+        raise invalid(f"what a {read}")
+
+    async def chat(self, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        async for data in requests:
+            yield await self.ask(data, call)
 
 
 class Caller:
@@ -118,6 +139,17 @@ class TestCalls:
             assert await caller.ask(b"next") == b"next!"
 
     @on_loop
+    async def test_a_call_that_failed_is_freed_at_once(self) -> None:
+        with without_collector() as watched:
+            async with listening(Reader(watched.marker)) as caller:
+                assert (await caller.refused(b""))[0] is Code.INVALID_ARGUMENT
+                chat = caller.chat()
+                await chat.write(b"")
+                with pytest.raises(grpc.aio.AioRpcError, match="what a"):
+                    await chat.read()
+                await watched.freed()
+
+    @on_loop
     async def test_a_method_knows_how_long_its_caller_waits(self) -> None:
         service = Answerer()
         async with listening(service) as caller:
@@ -127,6 +159,20 @@ class TestCalls:
             without, deadline = service.calls
             assert without.deadline is None
             assert deadline.deadline is not None and before + 90 < deadline.deadline < time.monotonic() + 110
+
+    @pytest.mark.parametrize(
+        ("kind", "deadline", "code"),
+        [
+            (ErrorKind.EXPIRED, 10.0, Code.DEADLINE_EXCEEDED),
+            (ErrorKind.EXPIRED, 10.1, Code.UNAVAILABLE),  # it was the request's own limit
+            (ErrorKind.EXPIRED, None, Code.UNAVAILABLE),
+            (ErrorKind.MODEL, 10.0, Code.INTERNAL),
+        ],
+    )
+    def test_whoever_sees_a_calls_deadline_pass_says_the_same(
+        self, kind: ErrorKind, deadline: float | None, code: Code
+    ) -> None:
+        assert status(ServingError(kind, "no"), Family.OIP, Call(deadline), now=10.0) is code
 
     @on_loop
     async def test_a_deadline_that_has_passed(self) -> None:

@@ -4,7 +4,6 @@ Triton describes in it what this server knows from the model itself, and much th
 and changes no answer is named and left; what would change answers is refused.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -268,7 +267,8 @@ def _backend(parsed: Any) -> dict[str, Any]:
 
 
 def _datatype(tensor: Any) -> str:
-    name = re.sub("^TYPE_", "", m.DataType(tensor.data_type).name)
+    known = {int(each): each.name for each in m.DataType}  # JSON may have any number
+    name = known.get(tensor.data_type, "TYPE_INVALID").removeprefix("TYPE_")
     if not tensor.name or name == "INVALID":
         raise invalid(f"tensor '{tensor.name}' needs a name and a data_type")
     return "BYTES" if name == "STRING" else name

@@ -86,7 +86,8 @@ async def in_order(
             under_way.add(task)
             begun.put_nowait(task)
 
-    reader = asyncio.create_task(read_all())
+    reader: asyncio.Task[Any] = asyncio.create_task(read_all())
+    task = reader
     reader.add_done_callback(begun.put_nowait)  # the last in the queue: there are no more items
     try:
         while (task := await begun.get()) is not reader:
@@ -95,6 +96,11 @@ async def in_order(
             free.release()
         await reader
     finally:
-        for task in (reader, *under_way):
-            task.cancel()
+        for each in (reader, *under_way):
+            each.cancel()
         await asyncio.gather(reader, *under_way, return_exceptions=True)
+        # An error holds this frame, a task the error, and both what was read: so no task stays here.
+        while not begun.empty():
+            begun.get_nowait()
+        under_way.clear()
+        del reader, task, each

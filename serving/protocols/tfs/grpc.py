@@ -66,7 +66,7 @@ class PredictionService:
         model = message.tasks[0].model_spec.name if message.tasks else ""
         version, tasks = self._counted(model, multi.decode, message, self._engine.catalog, call)
         return multi.encode(
-            await _all(
+            await all_of(
                 answer(
                     self._engine,
                     PROTOCOL,
@@ -182,11 +182,11 @@ def _given(task: tuple[InferRequest, int]) -> tuple[InferRequest, int]:
     return task
 
 
-async def _all(answers: Iterable[Coroutine[Any, Any, Reply]]) -> list[Reply]:
+async def all_of(answers: Iterable[Coroutine[Any, Any, Reply]]) -> list[Reply]:
     """The results in order. The first failure cancels what is not done."""
     tasks = [asyncio.ensure_future(answer) for answer in answers]
     try:
         return await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
+        while tasks:  # or an error would hold its task by this frame, and the task the error
+            tasks.pop().cancel()

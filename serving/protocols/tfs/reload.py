@@ -8,7 +8,7 @@ from serving.engine import Wanted
 
 
 def wanted(config: Any) -> list[Wanted]:
-    """Raises: ServingError: INVALID: it is no list of models."""
+    """Raises: ServingError: INVALID: it is no list of models, or a version is no number of one."""
     if config.WhichOneof("config") != "model_config_list":
         raise invalid(
             "ServerModelConfig type not supported by HandleReloadConfigRequest. "
@@ -25,5 +25,8 @@ def _versions(policy: Any) -> Versions:
     if choice == "all":
         return "all"
     if choice == "specific":
-        return tuple(policy.specific.versions)
+        numbers = tuple(policy.specific.versions)
+        if any(number < 1 for number in numbers):
+            raise invalid(f"versions are numbers > 0, got {list(numbers)}")
+        return numbers
     return Latest(latest=max(policy.latest.num_versions, 1))

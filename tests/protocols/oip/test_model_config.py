@@ -295,6 +295,7 @@ def test_what_is_asked_for_in_vain_is_named(config: dict[str, Any], ignored: tup
         ({"max_batch_size": -1}, "'max_batch_size': input should be greater than or equal to 0, got -1"),
         ({"input": [{"name": "x", "data_type": "FP32"}]}, "not a ModelConfig: Failed to parse"),
         ({"input": [{"name": "x"}]}, "tensor 'x' needs a name and a data_type"),
+        ({"input": [{"name": "x", "data_type": 999}]}, "tensor 'x' needs a name and a data_type"),
         ({"input": [{"data_type": "TYPE_FP32"}]}, "tensor '' needs a name and a data_type"),
         ({"name": "other"}, "it is of the model 'other'"),
         ({"backend": "python"}, "backend 'python' is not supported; there are onnxruntime, tensorflow, identity"),

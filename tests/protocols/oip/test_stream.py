@@ -19,6 +19,7 @@ from serving.protocols.oip import stream
 from serving.protocols.oip.grpc import PROTOCOL
 from serving.transport.grpc import GrpcLimits, GrpcListener
 from tests import models
+from tests.leftovers import Marker, Watched, without_collector
 from tests.protocols.build import serving_oip
 from tests.transport.raw import on_loop, until
 
@@ -132,6 +133,29 @@ class TestInOrder:
         with pytest.raises(asyncio.CancelledError):
             await waits
         assert sorted(work.cancelled) == [1, 2]
+
+    @pytest.mark.parametrize("ends", ["well", "failed", "closed"])
+    @on_loop
+    async def test_nothing_that_it_read_outlives_it(self, ends: str) -> None:
+        async def items(watched: Watched) -> AsyncIterator[Marker]:
+            for _ in range(3):
+                yield watched.marker()
+
+        async def work(item: Marker) -> Marker:
+            if ends == "failed":
+                raise invalid("no")
+            return item
+
+        with without_collector() as watched:
+            found = stream.in_order(items(watched), work, 8)
+            try:
+                while await anext(found, None) and ends != "closed":
+                    pass
+            except ServingError:
+                pass
+            await found.aclose()
+            del found
+            await watched.freed()
 
 
 def request(model: str, *values: int, request_id: str = "", **more: Any) -> Any:

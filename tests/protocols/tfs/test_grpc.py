@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,8 +17,9 @@ from serving.protocols import messages as m
 from serving.protocols.grpc import Call, Service
 from serving.protocols.status import Family
 from serving.protocols.tfs import tensor_proto
-from serving.protocols.tfs.grpc import MAX_MESSAGE, PROTOCOL, ModelService, PredictionService
+from serving.protocols.tfs.grpc import MAX_MESSAGE, PROTOCOL, ModelService, PredictionService, all_of
 from tests import models
+from tests.leftovers import Marker, without_collector
 from tests.protocols.build import serving_engine
 
 T = TypeVar("T")
@@ -244,6 +246,20 @@ def test_multi_inference_without_examples(repo: Path) -> None:
         assert await refusal(service, "MultiInference", request) == (ErrorKind.INVALID, "Input is empty.")
 
     run(repo, ask)
+
+
+def test_tasks_that_failed_are_freed_at_once() -> None:
+    async def fail(_: Marker) -> None:
+        raise ServingError(ErrorKind.MODEL, "no")
+
+    async def main() -> None:
+        with without_collector() as watched:
+            with suppress(ServingError):
+                await all_of(fail(watched.marker()) for _ in range(3))
+            async with asyncio.timeout(10):
+                await watched.freed()
+
+    asyncio.run(main())
 
 
 def test_metadata(repo: Path) -> None:
