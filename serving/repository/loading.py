@@ -19,6 +19,8 @@ from serving.repository.layout import FoundVersion
 
 log = logging.getLogger(__name__)
 
+_WARM_UP_BYTES = 256 * 1024 * 1024  # of inputs: a batch limit may be far beyond what ever comes
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -96,12 +98,16 @@ def _warm_signature(
         proof = prove_rows_apart(run, signature, golden, spec.max_batch_size)
         because, sample = proof.reason, proof.sample
         if proof.mergeable and spec.warmup and proof.sample is not None:
-            rows = spec.max_batch_size
-            _must_run(run, repeat_rows(proof.sample, rows), outputs, f"a batch of max_batch_size ({rows}) rows")
+            rows = min(spec.max_batch_size, _rows_that_fit(proof.sample))
+            _must_run(run, repeat_rows(proof.sample, rows), outputs, f"a batch of {rows} rows")
     if sample is None:
         sample = _one_that_runs(run, signature, outputs)
     max_batch_size = 0 if because else spec.max_batch_size
     return Contract(model, signature, max_batch_size, name, because), sample
+
+
+def _rows_that_fit(row: Tensors) -> int:
+    return max(1, _WARM_UP_BYTES // max(1, sum(array.nbytes for array in row.values())))
 
 
 def _check_tensors(which: str, declared: Mapping[str, str], tensors: Mapping[str, TensorSpec]) -> None:

@@ -144,8 +144,8 @@ class Manager:
     async def unload(self, name: str) -> None:
         """Takes a model out of service until `load`. When it returns, no new request can reach it."""
         _check_name(name, "unload")
-        self._orders.give(name, self._orders.unloaded(name))
-        if name in self._models:
+        if name in self._models:  # otherwise there is nothing to remember: clients may make up names
+            self._orders.give(name, self._orders.unloaded(name))
             self._act(self._models[name])
 
     async def apply(self, models: Sequence[Wanted]) -> None:

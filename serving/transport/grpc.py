@@ -100,11 +100,6 @@ class _Calls:
         for reader in self.streams:
             reader.end()
 
-    async def enter(self, context: Context) -> None:
-        if self.refused:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "Server exiting")
-        self.under_way += 1
-
 
 class _Requests:
     """The requests of one stream, until the client or the server ends them."""
@@ -153,7 +148,9 @@ def _try_to_bind(host: str, port: int) -> None:
 
 def _unary(method: Method, family: Family, calls: _Calls) -> Any:
     async def call(data: bytes, context: Context) -> bytes:
-        await calls.enter(context)
+        if calls.refused:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Server exiting")
+        calls.under_way += 1
         about = _about(context)
         try:
             return await method(data, about)
@@ -171,7 +168,9 @@ def _stream(method: StreamMethod, family: Family, calls: _Calls) -> Any:
 
     # A coroutine that writes, not a generator: when the call is cancelled, `method` is closed at once.
     async def call(requests: AsyncIterator[bytes], context: Context) -> None:
-        await calls.enter(context)
+        if calls.refused:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Server exiting")
+        calls.under_way += 1
         about = _about(context)
         about.metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         reader = _Requests(requests)

@@ -232,7 +232,8 @@ def tfs(rest: TfsRest) -> Iterator[Route]:
         ("/v1/models/{model}/labels/{label}", " (the version of this label)"),
     )
     for path, which in places:
-        yield Route("GET", path, f"State of the versions{which}", tag, answer, (400, 404))
+        state = "State of this version" if "{version}" in path else "State of all versions"
+        yield Route("GET", path, state, tag, answer, (400, 404))
         yield Route("GET", f"{path}/metadata", f"Signatures{which}", tag, answer, (400, 404))
         for verb, summary, body in (
             ("predict", "Run a signature", schemas.PREDICT),

@@ -223,9 +223,16 @@ def test_the_smallest_and_the_largest_batch_are_run(tmp_path: Path, warmup: bool
     assert (max(session.rows) == 32) == warmup  # without, no more rows than the proof needs
 
 
+def test_a_limit_beyond_all_memory_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_WARM_UP_BYTES", 100 * 16)
+    session = Counting()
+    loading.warm_up("m", plain(tmp_path, models.scale(2)), ModelSpec(max_batch_size=2**31 - 1), session)
+    assert max(session.rows) == 100  # of 4 floats
+
+
 def test_a_model_that_fails_on_the_largest_batch_is_not_taken(tmp_path: Path) -> None:
     version = plain(tmp_path, models.scale(2))
-    with pytest.raises(LoadError, match=r"fails on a batch of max_batch_size \(64\) rows: MemoryError: too large"):
+    with pytest.raises(LoadError, match="fails on a batch of 64 rows: MemoryError: too large"):
         loading.warm_up("m", version, ModelSpec(), Counting(most=10))
 
 
