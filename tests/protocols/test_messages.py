@@ -29,6 +29,12 @@ CASES = {
         "ours": "oip.ModelReadyRequest",
         "fields": "name='m', version='3'",
     },
+    "kserve": {
+        "imports": "import kserve; from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelReadyRequest",
+        "theirs": "ModelReadyRequest",
+        "ours": "oip.ModelReadyRequest",
+        "fields": "name='m', version='3'",
+    },
     "tensorflow": {
         "imports": "from tensorflow.core.framework.tensor_pb2 import TensorProto",
         "theirs": "TensorProto",
@@ -42,12 +48,12 @@ CASES = {
         "fields": "model_spec={'name': 'm', 'version_label': 'stable'}, inputs={'x': {'float_val': [1.5]}}",
     },
 }
-slow = pytest.mark.slow  # TensorFlow's import takes seconds
+slow = pytest.mark.slow  # imports that take seconds
 
 
 @pytest.mark.parametrize(
     "library",
-    ["tritonclient", pytest.param("tensorflow", marks=slow), pytest.param("tensorflow_serving", marks=slow)],
+    ["tritonclient", *(pytest.param(name, marks=slow) for name in ("kserve", "tensorflow", "tensorflow_serving"))],
 )
 @pytest.mark.parametrize("first", ["theirs", "ours"])
 def test_shares_a_process_with_the_official_messages(library: str, first: str) -> None:
