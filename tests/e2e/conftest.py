@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +63,11 @@ def _served(root: Path, *args: object) -> Iterator[Server]:
     yield server
     server.end()
     assert "Traceback" not in server.log
+
+
+@pytest.fixture(scope="session")
+def api() -> Any:
+    """The client of TensorFlow Serving, as a module; importing it imports TensorFlow."""
+    from tests.e2e import tfs_client
+
+    return tfs_client

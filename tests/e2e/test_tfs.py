@@ -30,14 +30,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def api() -> Any:
-    """The module of the client; importing it imports TensorFlow."""
-    from tests.e2e import tfs_client
-
-    return tfs_client
-
-
-@pytest.fixture(scope="module")
 def client(server: Server, api: Any) -> Iterator[Any]:
     made = api.TfsClient(server)
     yield made

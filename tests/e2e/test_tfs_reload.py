@@ -42,14 +42,6 @@ def server(repo: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def api() -> Any:
-    """The module of the client; importing it imports TensorFlow."""
-    from tests.e2e import tfs_client
-
-    return tfs_client
-
-
-@pytest.fixture(scope="module")
 def client(server: Server, api: Any) -> Iterator[Any]:
     made = api.TfsClient(server)
     yield made

@@ -11,6 +11,7 @@ import numpy as np
 from serving.core import dtypes
 from serving.core.errors import invalid
 from serving.core.types import InferRequest, InferResponse
+from serving.protocols import wire
 from serving.protocols.grpc import Call
 from serving.protocols.messages import oip
 from serving.protocols.oip import parameters
@@ -33,6 +34,7 @@ _CONTENTS = {
 _WIDE = {"int_contents": np.dtype(np.int32), "uint_contents": np.dtype(np.uint32)}  # of several datatypes
 
 _MAX_MESSAGE = 2**31 - 1
+_RAW_OUTPUT = oip.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
 
 Parts = list[bytes | memoryview]  # of a serialized message
 
@@ -141,39 +143,14 @@ def parts(response: InferResponse, wants: Wants, **flags: bool) -> Parts:
     raw: Parts = []
     for name, dtype, array, form in formed(response, wants):
         head.outputs.add(name=name, datatype=dtype.name, shape=array.shape)
-        raw += field(_RAW_OUTPUT, [b"" if form.slot else raw_view(array)])
+        data = b"" if form.slot else raw_view(array)
+        raw += (wire.field(_RAW_OUTPUT, len(data)), data)  # protobuf itself would copy the data three times
     return [head.SerializeToString(), *raw]
-
-
-def tag(number: int) -> bytes:
-    """What stands before the length of a field that holds bytes or a message."""
-    return _varint(number << 3 | 2)
-
-
-def field(tag: bytes, content: Parts) -> Parts:
-    """A field of a message: its tag and length, then its bytes. protobuf itself would copy these three times."""
-    return [tag + _varint(_size(content)), *content]
 
 
 def joined(content: Parts) -> bytes:
     """Raises: ServingError: INVALID, if no message can be so large."""
-    size = _size(content)
+    size = sum(map(len, content))
     if size > _MAX_MESSAGE:
         raise invalid(f"Response has byte size {size} which exceeds gRPC's byte size limit {_MAX_MESSAGE}.")
     return b"".join(content)
-
-
-def _size(content: Parts) -> int:
-    return sum(map(len, content))
-
-
-def _varint(number: int) -> bytes:
-    digits = bytearray()
-    while number > 127:
-        digits.append(number & 127 | 128)
-        number >>= 7
-    digits.append(number)
-    return bytes(digits)
-
-
-_RAW_OUTPUT = tag(oip.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER)

@@ -6,15 +6,16 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from serving.core.errors import ErrorKind, ServingError
+from serving.protocols import wire
 from serving.protocols.grpc import Call
 from serving.protocols.messages import oip
-from serving.protocols.oip.grpc_codec import Parts, field, joined, tag
+from serving.protocols.oip.grpc_codec import Parts, joined
 
 # Errors of a run; all others come before it.
 WHILE_RUNNING = frozenset((ErrorKind.MODEL, ErrorKind.INTERNAL, ErrorKind.EXPIRED, ErrorKind.CANCELLED))
 
 _AHEAD = 64  # requests of one stream that are under way, or answered and not yet sent
-_INFER_RESPONSE = tag(oip.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER)
+_INFER_RESPONSE = oip.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,7 +45,8 @@ async def answers(
         message = oip.ModelInferRequest()
         try:
             message = read(data)
-            return joined(field(_INFER_RESPONSE, await infer(message)))
+            response = await infer(message)
+            return joined([wire.field(_INFER_RESPONSE, sum(map(len, response))), *response])
         except ServingError as error:
             if errors_end and error.kind in WHILE_RUNNING:
                 raise

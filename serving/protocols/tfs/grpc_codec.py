@@ -8,8 +8,9 @@ from serving.core.dtypes import BY_NUMPY
 from serving.core.errors import ErrorKind, ServingError, invalid
 from serving.core.types import DEFAULT_SIGNATURE, InferRequest, InferResponse, Signature, SignatureMethod, Tensors
 from serving.protocols import messages as m
+from serving.protocols import wire
 from serving.protocols.grpc import Call, read, write
-from serving.protocols.tfs import examples, results, signatures, tensor_proto, wire
+from serving.protocols.tfs import examples, results, signatures, tensor_proto
 from serving.protocols.tfs.ranks import lacking, narrowed, widened
 from serving.protocols.tfs.servables import Target
 from serving.repository.version import Version

@@ -15,7 +15,7 @@ from serving.core import dtypes
 from serving.core.dtypes import DType
 from serving.core.errors import invalid
 from serving.protocols import messages as m
-from serving.protocols.tfs import wire
+from serving.protocols import wire
 
 Buffer = bytes | memoryview
 

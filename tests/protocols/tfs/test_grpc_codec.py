@@ -13,8 +13,9 @@ from serving.core.dtypes import DType
 from serving.core.errors import ErrorKind, ServingError
 from serving.core.types import InferRequest, Signature, SignatureMethod
 from serving.protocols import messages as m
+from serving.protocols import wire
 from serving.protocols.grpc import Call
-from serving.protocols.tfs import grpc_codec, tensor_proto, wire
+from serving.protocols.tfs import grpc_codec, tensor_proto
 from serving.protocols.tfs.servables import Target
 from tests.protocols.build import dtype_id, refused, same
 from tests.protocols.tfs.build import CLASSIFY, ONE, REGRESS, answered, arrays, features, loaded, spec, specs, strings

@@ -12,7 +12,8 @@ from serving.core import dtypes
 from serving.core.dtypes import DType
 from serving.core.errors import ServingError
 from serving.protocols import messages as m
-from serving.protocols.tfs import tensor_proto, wire
+from serving.protocols import wire
+from serving.protocols.tfs import tensor_proto
 from tests.protocols.build import dtype_id, refused, same, values_of
 from tests.protocols.tfs.build import arrays, strings
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.protocols import messages as m
-from serving.protocols.tfs import wire
+from serving.protocols import wire
 
 VALUES = st.integers(0, 2**64 - 1)
 
