@@ -5,7 +5,7 @@ Lives on the event loop; only `Session.run` is called elsewhere (by the batcher'
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 
 from serving.backends.base import Session
@@ -52,13 +52,7 @@ class Version:
     `session`, `contracts` and `batcher` are set from READY until END.
     """
 
-    def __init__(
-        self,
-        model: str,
-        found: FoundVersion,
-        spec: ModelSpec,
-        on_change: Callable[["Version"], None] | None = None,
-    ) -> None:
+    def __init__(self, model: str, found: FoundVersion, spec: ModelSpec) -> None:
         self.model = model
         self.number = found.number
         self.found = found
@@ -78,7 +72,6 @@ class Version:
         self._leases = 0
         self._unleased = asyncio.Event()
         self._unleased.set()
-        self._on_change = on_change
 
     def __repr__(self) -> str:
         return f"<Version {self} {self.state.value} leases={self._leases}>"
@@ -98,8 +91,6 @@ class Version:
         self.reason = reason
         level = logging.INFO if state is State.READY else logging.DEBUG
         log.log(level, "%s is %s%s", self, state.value, f": {reason}" if reason else "")
-        if self._on_change is not None:
-            self._on_change(self)
 
     def equip(self, loaded: Loaded, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
         """Takes what was loaded, with a batcher for it: all that requests need.

@@ -8,7 +8,7 @@ import pytest
 
 from serving.repository.version import State, Version
 from tests.batching.control import on_loop, turns
-from tests.repository.build import found, version
+from tests.repository.build import version
 
 LEGAL = {
     (State.NEW, State.LOADING),
@@ -54,14 +54,6 @@ def test_there_is_no_other_arrow(start: State, end: State) -> None:
     with pytest.raises(RuntimeError, match=f"^m/1: no arrow from {start.value} to {end.value}$"):
         stuck.to(end, "never")
     assert (stuck.state, stuck.reason) == (start, "")
-
-
-def test_each_move_is_told() -> None:
-    seen: list[State] = []
-    moving = Version("m", found(1), version().spec, lambda v: seen.append(v.state))
-    for step in way_to(State.END):
-        moving.to(step)
-    assert seen == way_to(State.END)
 
 
 @pytest.mark.parametrize(
