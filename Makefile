@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .SECONDARY:
-.PHONY: help run test test-all check bench bench-large load protos clean
+.PHONY: help run test test-all check bench bench-large bench-swap bench-memory bench-rollout load protos clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [ARGS=\"more arguments for its command\"] [PYTHON=$(PYTHON)]"
@@ -41,6 +41,15 @@ bench: .venv/.stamp-cpu .venv/.stamp-accelerate .venv/.stamp-dev ## Measure requ
 
 bench-large: .venv/.stamp-cpu .venv/.stamp-dev ## Measure large inputs, and the delay they give to small ones
 	$(VENV)/python -m loadtests.large $(ARGS)
+
+bench-swap: .venv/.stamp-cpu .venv/.stamp-accelerate .venv/.stamp-dev ## Measure one model while another loads and swaps
+	$(VENV)/python -m loadtests.swap $(ARGS)
+
+bench-memory: .venv/.stamp-cpu .venv/.stamp-accelerate .venv/.stamp-dev ## Measure what unloaded models leave behind
+	$(VENV)/python -m loadtests.memory $(ARGS)
+
+bench-rollout: .venv/.stamp-cpu .venv/.stamp-dev ## Measure shares, stickiness and rollback, and what a shadow costs
+	$(VENV)/python -m loadtests.rollout $(ARGS)
 
 load: .venv/.stamp-dev ## Load a running server (URL=http://host:port) with locust for 30 s
 	$(VENV)/python -m locust --locustfile loadtests/locustfile.py --headless --only-summary \

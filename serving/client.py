@@ -1,4 +1,4 @@
-"""A small client for the command line: metadata and inference over REST (binary tensors) or gRPC.
+"""Small clients for the command line: metadata and inference over REST (binary tensors) or gRPC, operation over REST.
 
 Blocking. Programs should use `tritonclient` or any other client of the Open Inference Protocol.
 """
@@ -7,8 +7,9 @@ import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any, Protocol
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import grpc
 import numpy as np
@@ -22,7 +23,11 @@ _TIMEOUT_S = 60.0
 
 
 class ClientError(Exception):
-    """The server refused, or cannot be reached; the message is one line."""
+    """The server refused, or cannot be reached; the message is one line. `status`: of the refusal, if it was HTTP's."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,11 @@ class RestClient:
         self._url = url
 
     def index(self) -> list[dict[str, str]]:
-        entries: list[dict[str, str]] = json.loads(self._call("/v2/repository/index", b"")[0])
+        entries: list[dict[str, str]] = json.loads(_call(self._url, "/v2/repository/index", b"")[0])
         return entries
 
     def metadata(self, model: str, version: str) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads(self._call(_path(model, version))[0])
+        value: dict[str, Any] = json.loads(_call(self._url, _path(model, version))[0])
         return value
 
     def signature(self, model: str, version: str) -> Signature:
@@ -71,7 +76,8 @@ class RestClient:
             for (name, array), data in zip(inputs.items(), raw, strict=True)
         ]
         header = json.dumps({"inputs": entries, "parameters": {"binary_data_output": True}}).encode()
-        body, length = self._call(
+        body, length = _call(
+            self._url,
             _path(model, version) + "/infer",
             b"".join((header, *raw)),
             {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"},
@@ -85,19 +91,53 @@ class RestClient:
             at = end
         return Answer(value["model_name"], value["model_version"], outputs)
 
-    def _call(
-        self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
-    ) -> tuple[bytes, str | None]:
-        request = urllib.request.Request(self._url + path, body, headers or {})
+
+class Operator:
+    """Asks and changes what a server serves. Models and events are as its REST API gives them."""
+
+    def __init__(self, url: str) -> None:
+        """Raises: ClientError: not the address of a REST API."""
+        if not url.startswith(("http://", "https://")):
+            raise ClientError(f"this goes over REST alone: expected --url http://host:port, got {url}")
+        self._url = url.rstrip("/")
+
+    def models(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._ask("/serving/models")["models"]
+        return found
+
+    def model(self, name: str) -> dict[str, Any]:
+        return self._ask(f"/serving/models/{quote(name, safe='')}")
+
+    def events(
+        self, after: int = 0, model: str = "", limit: int = 100, wait_s: float = 0
+    ) -> tuple[list[dict[str, Any]], int]:
+        """The newest events behind number `after`, oldest first, and the number to ask with the next time.
+
+        Args:
+            wait_s: how long to wait for the first one, if there is none.
+        """
+        query = urlencode({"after": after, "model": model, "limit": limit, "wait_s": wait_s})
+        answer = self._ask(f"/serving/events?{query}", timeout_s=_TIMEOUT_S + wait_s)
+        return answer["events"], answer["after"]
+
+    def change(self, name: str, what: str, body: Any) -> dict[str, Any]:
+        """Waits for the end of a change, such as `load`, however long it takes; how the model stands then."""
+        path = f"/serving/models/{quote(name, safe='')}/{what}"
+        return self._ask(path, json.dumps(body).encode(), timeout_s=None)
+
+    def _ask(self, path: str, body: bytes | None = None, timeout_s: float | None = _TIMEOUT_S) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"} if body else {}
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-                return response.read(), response.headers.get("Inference-Header-Content-Length")
-        except urllib.error.HTTPError as error:
-            with error:
-                raise ClientError(_reason(error.read(), f"HTTP {error.code} {error.reason}")) from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise ClientError(f"no server answers at {self._url}: {reason}") from None
+            answer: dict[str, Any] = json.loads(_call(self._url, path, body, headers, timeout_s)[0])
+        except ClientError as error:
+            if error.status in (404, 405, 501) and str(error).startswith(("HTTP ", "Not Found", "Malformed request")):
+                raise ClientError(
+                    f"the server at {self._url} has no {path.split('?')[0]}; is it an older one?"
+                ) from None
+            raise
+        except ValueError:
+            raise ClientError(f"what answers at {self._url} is no such server") from None
+        return answer
 
 
 class GrpcClient:
@@ -147,6 +187,28 @@ class GrpcClient:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise ClientError(f"no server answers at {self._target}: {error.details()}") from None
             raise ClientError(str(error.details())) from None
+
+
+def _call(
+    url: str,
+    path: str,
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+    timeout_s: float | None = _TIMEOUT_S,
+) -> tuple[bytes, str | None]:
+    """A body, and how much of it is JSON if raw tensors follow."""
+    try:
+        request = urllib.request.Request(url + path, body, headers or {})
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            return response.read(), response.headers.get("Inference-Header-Content-Length")
+    except urllib.error.HTTPError as error:
+        with error:
+            raise ClientError(_reason(error.read(), f"HTTP {error.code} {error.reason}"), error.code) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ClientError(f"no server answers at {url}: {reason}") from None
+    except HTTPException:  # its text is whatever came
+        raise ClientError(f"what answers at {url} does not speak HTTP; is it the port for REST?") from None
 
 
 def _path(model: str, version: str) -> str:

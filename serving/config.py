@@ -1,15 +1,18 @@
 """Settings of the server: flags over environment over file over defaults. Reads, never acts."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serving.core.spec import explain, read_yaml
+from serving.core.spec import ModelSpec, explain, read_yaml
 
 ENV_PREFIX = "SERVING_"
+
+_BETWEEN_PATHS = re.compile(re.escape(os.pathsep) + "(?!//)")  # that of a URL's scheme is not one
 
 
 class ConfigError(ValueError):
@@ -17,28 +20,72 @@ class ConfigError(ValueError):
 
 
 class Settings(BaseModel):
-    """Every setting of `serving start`. Each is a flag, a key of the file, and `SERVING_<NAME>` in the environment."""
+    """Every setting of `serving start`. Each is a flag, a key of the file, and `SERVING_<NAME>` in the environment;
+    `model_defaults` is no flag."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    paths: tuple[Path, ...] = Field((), description="repositories, model directories or model files")
+    paths: tuple[str, ...] = Field(
+        (), description="repositories, model directories or model files; URLs too, such as s3://bucket/models"
+    )
     model_name: str | None = Field(None, description="name of the model, where the path is one model")
     server_name: str = Field("serving", description="what server metadata calls this server")
 
     host: str = Field("127.0.0.1", description="address to listen on")
+    http: bool = Field(True, description="listen for REST")
+    grpc: bool = Field(True, description="listen for gRPC")
     http_port: int = Field(8000, ge=0, le=65535, description="REST port; 0: any free one")
     grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0: any free one")
+    grpc_socket: Path | None = Field(None, description="Unix socket to listen on for gRPC too")
+    metrics_path: str = Field("/metrics", pattern="^/", description="path of the metrics, beside /metrics")
+    tfs_rest_timeout_s: float | None = Field(
+        None, gt=0, le=1e9, description="how long a request to TensorFlow Serving's REST API may wait"
+    )
     http_max_input_size: int = Field(64 * 1024 * 1024, ge=1, description="bytes that one HTTP body may have")
     http_max_connections: int = Field(10_000, ge=1, description="open HTTP connections; more are refused")
     grpc_max_message_size: int = Field(2**31 - 1, ge=1, le=2**31 - 1, description="bytes that one message may have")
 
     allow_model_upload: bool = Field(False, description="let clients load model files that they send")
+    reload_roots: tuple[Path, ...] = Field(
+        (), description="directories that clients' lists of models may name besides those that are served"
+    )
     allow_client_shm: bool = Field(False, description="let clients on this machine register shared memory")
     trace_file: Path | None = Field(None, description="file for request traces; without it there are none")
 
-    watch: bool = Field(True, description="pick up new versions while running")
+    mode: Literal["watched", "explicit", "fixed"] = Field(
+        "watched",
+        description="watched: serve what is there, and changes to it; explicit: serve what is asked for; "
+        "fixed: serve what is there at the start, and nothing changes",
+    )
+    load_model: tuple[str, ...] = Field((), description="explicit mode: models to load at the start; '*': all")
+    state_dir: Path | None = Field(
+        None, description="directory that keeps rollouts, quarantine and history over restarts; without it: in memory"
+    )
+    cache_dir: Path | None = Field(
+        None,
+        description="directory for models of remote repositories [default: in the state directory, or a user cache]",
+    )
+    retry_limit_s: float = Field(60.0, gt=0, description="longest pause before what failed to load is tried again")
+
+    model_defaults: ModelSpec = Field(
+        default_factory=ModelSpec, description="settings of every model, where its own file does not say otherwise"
+    )
+
+    trial_load: bool = Field(True, description="load each version in a process of its own first")
+    trial_limit_s: float = Field(300.0, gt=0, description="how long that may take")
+    memory_limit_mb: int | None = Field(
+        None, ge=1, description="memory that the server may use [default: the container's limit, or what is there]"
+    )
+    memory_pressure: Literal["refuse", "unload_first"] = Field(
+        "refuse", description="what to do with a new version that does not fit beside the one that serves"
+    )
+    idle_unload_s: float | None = Field(
+        None, gt=0, description="unload a model that was not asked for this long; its next request loads it again"
+    )
+
     settle_s: float = Field(1.0, ge=0, le=2, description="how long a version's files must be left alone first")
     poll_s: float = Field(5.0, gt=0, description="how often directories are read when no file event comes")
+    remote_poll_s: float = Field(30.0, gt=0, description="how often remote repositories are listed")
 
     stop_grace_s: float = Field(0.0, ge=0, description="on stop: seconds of 'not ready' before listeners close")
     drain_limit_s: float = Field(30.0, ge=0, description="on stop: seconds that requests under way may take")
@@ -65,7 +112,16 @@ def load(flags: Mapping[str, Any], env: Mapping[str, str], file: Path | None = N
         name: env[key] for name in Settings.model_fields if (key := ENV_PREFIX + name.upper()) in env
     }
     if "paths" in variables:
-        variables["paths"] = [path for path in variables["paths"].split(os.pathsep) if path]
+        variables["paths"] = [path for path in _BETWEEN_PATHS.split(variables["paths"]) if path]
+    if "reload_roots" in variables:
+        variables["reload_roots"] = [path for path in variables["reload_roots"].split(os.pathsep) if path]
+    if "model_defaults" in variables:
+        try:
+            variables["model_defaults"] = read_yaml(variables["model_defaults"])
+        except ValueError as error:
+            raise ConfigError(f"environment (SERVING_MODEL_DEFAULTS): {error}") from None
+    if "load_model" in variables:
+        variables["load_model"] = [name for name in variables["load_model"].split(",") if name]
     values |= _checked(variables, "environment (SERVING_...)")
     values |= _checked({k: v for k, v in flags.items() if v is not None}, "command line")
     return Settings.model_validate(values)

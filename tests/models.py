@@ -124,13 +124,13 @@ def centred(width: int = 4) -> onnx.ModelProto:
     )
 
 
-def lookup() -> onnx.ModelProto:
-    """y = table[x], INT64 `[batch, 1]` -> FP32 `[batch, 1]`, for x in 0..3; any other x makes the model itself fail."""
+def lookup(size: int = 4) -> onnx.ModelProto:
+    """y = 1 / (x + 1), INT64 `[batch, 1]` -> FP32 `[batch, 1]`, for x < size; any other x makes the model fail."""
     return model(
         [helper.make_node("Gather", ["table", "x"], ["y"], axis=0)],
         [tensor("x", "INT64", (BATCH, 1))],
         [tensor("y", "FP32", (BATCH, 1))],
-        {"table": np.array([1, 1 / 2, 1 / 3, 1 / 4], np.float32)},
+        {"table": (1 / np.arange(1, size + 1)).astype(np.float32)},
     )
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from serving.config import ConfigError, Settings, load
+from serving.core.spec import ModelSpec
 
 # For each setting: how it is written in the environment, and what that means; never the default.
 SAMPLES: dict[str, tuple[str, Any]] = {
-    "paths": (os.pathsep.join(["models", "/srv/more"]), (Path("models"), Path("/srv/more"))),
+    "paths": (os.pathsep.join(["models", "/srv/more"]), ("models", "/srv/more")),
     "model_name": ("digits", "digits"),
     "server_name": ("edge-7", "edge-7"),
     "host": ("0.0.0.0", "0.0.0.0"),
@@ -19,12 +20,29 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "http_max_input_size": ("1024", 1024),
     "http_max_connections": ("5", 5),
     "grpc_max_message_size": ("1024", 1024),
+    "http": ("false", False),
+    "grpc": ("false", False),
+    "grpc_socket": ("serving.sock", Path("serving.sock")),
+    "metrics_path": ("/monitoring/prometheus/metrics", "/monitoring/prometheus/metrics"),
+    "tfs_rest_timeout_s": ("2.5", 2.5),
+    "reload_roots": ("/models:/srv/more", (Path("/models"), Path("/srv/more"))),
+    "model_defaults": ("{max_batch_size: 8, tags: [serve, gpu]}", ModelSpec(max_batch_size=8, tags=("serve", "gpu"))),
     "allow_model_upload": ("true", True),
     "allow_client_shm": ("true", True),
     "trace_file": ("traces.json", Path("traces.json")),
-    "watch": ("false", False),
+    "mode": ("explicit", "explicit"),
+    "load_model": ("digits,shapes", ("digits", "shapes")),
+    "state_dir": ("state", Path("state")),
+    "cache_dir": ("cache", Path("cache")),
+    "retry_limit_s": ("5", 5.0),
+    "trial_load": ("false", False),
+    "trial_limit_s": ("20", 20.0),
+    "memory_limit_mb": ("2048", 2048),
+    "memory_pressure": ("unload_first", "unload_first"),
+    "idle_unload_s": ("600", 600.0),
     "settle_s": ("0.25", 0.25),
     "poll_s": ("30", 30.0),
+    "remote_poll_s": ("120", 120.0),
     "stop_grace_s": ("2.5", 2.5),
     "drain_limit_s": ("5", 5.0),
     "log_format": ("json", "json"),
@@ -67,7 +85,8 @@ def test_every_setting_can_be_given_in_the_environment(name: str) -> None:
 def test_every_setting_can_be_given_as_flag_or_in_the_file(name: str, tmp_path: Path) -> None:
     text, meaning = SAMPLES[name]
     assert getattr(load({name: meaning}, {}), name) == meaning
-    in_yaml = "[models, /srv/more]" if name == "paths" else text
+    lists = {"paths": "[models, /srv/more]", "load_model": "[digits, shapes]", "reload_roots": "[/models, /srv/more]"}
+    in_yaml = lists.get(name, text)
     assert getattr(load({}, {}, written(tmp_path, f"{name}: {in_yaml}")), name) == meaning
 
 
@@ -89,14 +108,27 @@ def test_flags_win_over_environment_over_file_over_defaults(
 
 
 def test_each_setting_comes_from_the_strongest_source_that_has_it(tmp_path: Path) -> None:
-    file = written(tmp_path, "http_port: 3\ngrpc_port: 3\nhost: file\nwatch: false")
+    file = written(tmp_path, "http_port: 3\ngrpc_port: 3\nhost: file\nmode: fixed")
     settings = load({"http_port": 1}, {"SERVING_GRPC_PORT": "2", "SERVING_HTTP_PORT": "2"}, file)
-    assert (settings.http_port, settings.grpc_port, settings.host, settings.watch) == (1, 2, "file", False)
+    assert (settings.http_port, settings.grpc_port, settings.host, settings.mode) == (1, 2, "file", "fixed")
 
 
 @pytest.mark.parametrize("key", ["PATH", "SERVING_SERVICE_HOST", "SERVING_PORT_8000_TCP", "serving_http_port", "PORT"])
 def test_variables_of_other_software_are_ignored(key: str) -> None:
     assert load({}, {key: "tcp://10.0.0.1:80"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("s3://bucket/models", ("s3://bucket/models",)),
+        ("s3://bucket/models:/srv/more:gs://other/models", ("s3://bucket/models", "/srv/more", "gs://other/models")),
+        ("models:s3://bucket", ("models", "s3://bucket")),
+        ("models::/srv/more:", ("models", "/srv/more")),
+    ],
+)
+def test_paths_in_the_environment_may_be_urls(text: str, paths: tuple[str, ...]) -> None:
+    assert load({}, {"SERVING_PATHS": text}).paths == paths
 
 
 @pytest.mark.parametrize("text", ["", os.pathsep])
@@ -157,7 +189,12 @@ def test_a_bad_value_is_told_with_its_source(
         ("poll_s", "0"),
         ("stop_grace_s", "-1"),
         ("drain_limit_s", "nan"),
-        ("watch", "perhaps"),
+        ("mode", "perhaps"),
+        ("retry_limit_s", "0"),
+        ("trial_load", "perhaps"),
+        ("memory_limit_mb", "0"),
+        ("memory_pressure", "panic"),
+        ("idle_unload_s", "0"),
         ("log_format", "xml"),
         ("log_level", "loud"),
     ],

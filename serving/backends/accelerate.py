@@ -6,8 +6,8 @@ its tensors are called, stays the SavedModel's.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,8 +23,11 @@ from serving.core.types import DEFAULT_SIGNATURE, Signature, Tensors
 log = logging.getLogger(__name__)
 
 
-def load(artifact: Path, spec: ModelSpec) -> Session:
+def load(artifact: Path, spec: ModelSpec, scratch: Path | None = None) -> Session:
     """Loads the directory of a SavedModel. May block for a minute or more, without holding the GIL for long.
+
+    Args:
+        scratch: a conversion that an earlier load of this version left there is not done again.
 
     Raises:
         LoadError: TensorFlow cannot load it.
@@ -32,9 +35,9 @@ def load(artifact: Path, spec: ModelSpec) -> Session:
     if missing := [name for name in ("tf2onnx", "onnx") if find_spec(name) is None]:
         what = f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not installed"
         return _tensorflow_alone(artifact, spec, f"{what}: pip install 'serving[accelerate]'")
-    with TemporaryDirectory(prefix="serving-accelerate-") as directory, ExitStack() as undo:
+    with _workplace(scratch) as directory, ExitStack() as undo:
         try:
-            report = convert(artifact, spec, Path(directory))
+            report = convert(artifact, spec, directory)
         except ConversionError as error:
             return _tensorflow_alone(artifact, spec, str(error))
         if report.load_error:
@@ -47,7 +50,7 @@ def load(artifact: Path, spec: ModelSpec) -> Session:
                 problems[name] = conversion.problem
                 continue
             try:
-                form = _Form(Path(directory) / conversion.file, conversion.signature, spec)
+                form = _Form(directory / conversion.file, conversion.signature, spec)
             except LoadError as error:
                 problems[name] = str(error).replace(f"{directory}/", "")
                 continue
@@ -64,6 +67,18 @@ def load(artifact: Path, spec: ModelSpec) -> Session:
     log.info("%s: accelerate: %s", artifact, note)
     signatures = {name: conversion.signature for name, conversion in report.conversions.items()}
     return AcceleratedSession(signatures, forms, rest, {**report.notes, "accelerate": note})
+
+
+@contextmanager
+def _workplace(scratch: Path | None) -> Iterator[Path]:
+    """A directory for the conversion; one of its own in `scratch`, or one that is removed afterwards."""
+    if scratch is None:
+        with TemporaryDirectory(prefix="serving-accelerate-") as made:
+            yield Path(made)
+    else:
+        directory = scratch / "accelerate"
+        directory.mkdir(exist_ok=True)
+        yield directory
 
 
 def _tensorflow(artifact: Path, spec: ModelSpec) -> Session:

@@ -43,8 +43,11 @@ class Session(Protocol):
 class Backend(Protocol):
     """A module with this function."""
 
-    def load(self, artifact: Path, spec: ModelSpec) -> Session:
+    def load(self, artifact: Path, spec: ModelSpec, scratch: Path | None = None) -> Session:
         """Loads `artifact` (the file or directory that `registry.find_artifact` named). May block for long.
+
+        Args:
+            scratch: see `registry.load`.
 
         Raises:
             LoadError: it cannot be served; the message says why.

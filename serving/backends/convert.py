@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.core import dtypes
+from serving.core import dtypes, processes
 from serving.core.artifact import read_golden
 from serving.core.errors import LoadError
 from serving.core.generate import random_inputs
@@ -27,12 +27,13 @@ from serving.core.spec import ModelSpec
 from serving.core.types import DEFAULT_SIGNATURE, Signature, SignatureMethod, Tensors
 
 OPSET = 17  # what every supported ONNX Runtime reads
-_TIME_LIMIT_S = 900.0
+time_limit_s = 900.0  # of one conversion; a process that has less time itself sets it lower
 _ROWS = (1, 5)  # a form that is made for one row must not pass, nor one that takes all rows for one
 _OPEN_SIZES = (4, 7, 1, 16, 32, 224)  # to try for the other open axes
 _SIZES_WANTED = 2  # of those that the model takes
 _REPORT = "report.pickle"
 _LOADED = "loaded"
+_FAILED = "failed"
 
 
 @dataclass(frozen=True)
@@ -64,55 +65,67 @@ class ConversionError(Exception):
     """The process did not do its work; the message says how it ended."""
 
 
-def convert(artifact: Path, spec: ModelSpec, directory: Path, time_limit_s: float = _TIME_LIMIT_S) -> Report:
+def convert(artifact: Path, spec: ModelSpec, directory: Path, limit_s: float | None = None) -> Report:
     """Converts every signature for which there is an ONNX form. The files are put into `directory`. Blocks for long.
+
+    Args:
+        directory: if it holds the outcome of an earlier call for the same version, that is the outcome.
+        limit_s: how long it may take; None: `time_limit_s`.
 
     Raises:
         ConversionError: it crashed or took too long, after TensorFlow had loaded the model.
         LoadError: before that, so that loading it here would do the same to the server.
     """
+    done, failed = directory / _REPORT, directory / _FAILED
+    if failed.exists():
+        raise ConversionError(failed.read_text())
+    if not done.exists():
+        ended, by_the_system = _convert(artifact, spec, directory, time_limit_s if limit_s is None else limit_s)
+        if ended and not (directory / _LOADED).exists():
+            raise LoadError(
+                f"TensorFlow, in a process of its own, {ended} while it loaded the model", retry=by_the_system
+            )
+        if ended:
+            failed.write_text(f"the conversion to ONNX {ended}")
+            raise ConversionError(failed.read_text())
+    report = pickle.loads(done.read_bytes())
+    assert isinstance(report, Report)
+    return report
+
+
+def _convert(artifact: Path, spec: ModelSpec, directory: Path, limit_s: float) -> tuple[str, bool]:
+    """How it ended, empty if well; and whether the system ended it, as it does when memory runs out."""
     command = [sys.executable, "-m", "serving.backends.convert", str(artifact), spec.model_dump_json(), str(directory)]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
+    (directory / _LOADED).unlink(missing_ok=True)
     said = directory / "stderr"
     with said.open("wb") as stderr:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, env=environment
         )
         try:
-            code = process.wait(time_limit_s)
+            code = process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            ended = f"took more than {time_limit_s:g} s"
-        else:
-            ended = _how_it_ended(code, said)
+            return f"took more than {limit_s:g} s", False
         finally:
             process.kill()
             process.communicate()
-    if not ended:
-        done = pickle.loads((directory / _REPORT).read_bytes())
-        assert isinstance(done, Report)
-        return done
-    if (directory / _LOADED).exists():
-        raise ConversionError(f"the conversion to ONNX {ended}")
-    raise LoadError(f"TensorFlow, in a process of its own, {ended} while it loaded the model")
-
-
-def _how_it_ended(code: int, said: Path) -> str:
-    """Empty if well."""
     if code == 0:
-        return ""
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    lines = said.read_text(errors="replace").strip().splitlines()
-    return f"{how} ({lines[-1].strip()})" if lines else how
+        return "", False
+    return processes.how_it_ended(code, said.read_text(errors="replace")), code == -signal.SIGKILL
 
 
 # From here on: in the process that converts.
 
 
 def main(artifact: Path, spec: ModelSpec, directory: Path) -> None:
-    os.nice(10)  # whoever is being served goes first
+    processes.give_way()
+    processes.be_the_first_to_go()
+    processes.end_with_parent()
     threading.Thread(target=_end_with_server, args=(directory,), daemon=True).start()
-    done = report(artifact, spec, directory)
-    (directory / _REPORT).write_bytes(pickle.dumps(done))
+    unfinished = directory / f".{_REPORT}"
+    unfinished.write_bytes(pickle.dumps(report(artifact, spec, directory)))
+    unfinished.rename(directory / _REPORT)
 
 
 def _end_with_server(directory: Path) -> None:

@@ -4,6 +4,8 @@ For trying out clients and measuring what the server itself costs. The artifact 
 
     tensors:
       - {input: INPUT0, output: OUTPUT0, datatype: BYTES, shape: [-1, 16]}
+
+Without an artifact, the model's settings do: the first of their inputs comes back as the first of their outputs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,8 +44,10 @@ class _Artifact(BaseModel):
     tensors: tuple[_Tensor, ...] = Field(min_length=1)
 
 
-def load(artifact: Path, spec: ModelSpec) -> "IdentitySession":
-    """Loads one `identity.yaml`."""
+def load(artifact: Path, spec: ModelSpec, scratch: Path | None = None) -> "IdentitySession":
+    """Loads one `identity.yaml`, or, where there is none, what the settings say."""
+    if artifact.is_dir():
+        return IdentitySession(_declared(spec))
     try:
         tensors = _Artifact.model_validate(read_yaml(artifact.read_text(encoding="utf-8"))).tensors
     except ValidationError as error:
@@ -55,6 +59,22 @@ def load(artifact: Path, spec: ModelSpec) -> "IdentitySession":
         if len(set(names)) < len(names):
             raise LoadError(f"{artifact.name}: two tensors have the same {side}")
     return IdentitySession(tensors)
+
+
+def _declared(spec: ModelSpec) -> list[_Tensor]:
+    """Raises: LoadError: inputs and outputs do not go together."""
+    if len(spec.inputs) != len(spec.outputs):
+        raise LoadError(f"{len(spec.inputs)} inputs cannot come back as {len(spec.outputs)} outputs")
+    tensors = []
+    for (name, given), (output, gives) in zip(spec.inputs.items(), spec.outputs.items(), strict=True):
+        if given.datatype != gives.datatype:
+            raise LoadError(f"input '{name}' is {given.datatype}, so it cannot come back as {gives.datatype}")
+        shape = given.shape if given.reshape is None else given.reshape
+        try:
+            tensors.append(_Tensor(input=name, output=output, datatype=given.datatype, shape=shape))
+        except ValidationError as error:
+            raise LoadError(explain(error, tuple(_Tensor.model_fields))) from None
+    return tensors
 
 
 class IdentitySession:

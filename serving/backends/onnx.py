@@ -6,6 +6,7 @@ in silence.
 """
 
 import ctypes
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
@@ -20,6 +21,8 @@ from serving.core.errors import LoadError, invalid
 from serving.core.spec import ModelSpec
 from serving.core.types import DEFAULT_SIGNATURE, Signature, Tensors, TensorSpec
 
+# Since 1.29 it reports to its maker from a thread of its own, unless told not to before the import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 try:
     import onnxruntime as ort
 except ImportError as error:
@@ -31,7 +34,7 @@ _FATAL_ONLY = 4  # ONNX Runtime's own lines would only repeat the exception
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 
-def load(artifact: Path, spec: ModelSpec) -> "OnnxSession":
+def load(artifact: Path, spec: ModelSpec, scratch: Path | None = None) -> "OnnxSession":
     """Loads one `.onnx` file. May block for seconds; holds the GIL for about a millisecond at a time."""
     refuse_two_runtimes()
     if any(p.startswith(("CUDA", "Tensorrt", "NvTensorRTRTX")) for p in spec.providers):

@@ -10,9 +10,12 @@ Knows nothing of models, versions or protocols: it gets a function to run.
 
 import asyncio
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -24,17 +27,21 @@ from serving.core.types import DEFAULT_SIGNATURE, Tensors, Timing
 
 log = logging.getLogger(__name__)
 
+_NICE = 10  # of threads in the background: beside others they get about a tenth of a processor
+
 Run = Callable[[Tensors, tuple[str, ...], str], Tensors]
 
 
 @dataclass(frozen=True)
 class BatchPolicy:
-    """How one version's requests are batched. `max_batch_size` 0: there is none that may share a run."""
+    """How one version's requests are batched. `max_batch_size` 0: there is none that may share a run. A request of more
+    rows, up to `max_request_rows`, runs alone."""
 
     max_batch_size: int = 64
     max_queue_rows: int = 4096
     max_queue_delay_s: float = 0.0
     instances: int = 1
+    max_request_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,8 @@ class Batcher:
         name: names the threads and appears in errors, such as `digits/1`.
         run: called from instance threads with merged inputs, output names and the signature's name.
         on_run: called on the loop for each run that gave an answer.
+        background: its threads give way to all others, as far as the system can do that. Times of its runs are then of
+            the processor: the clock would say how busy the machine is.
     """
 
     def __init__(
@@ -78,11 +87,17 @@ class Batcher:
         policy: BatchPolicy,
         loop: asyncio.AbstractEventLoop,
         on_run: Callable[[Ran], None] | None = None,
+        *,
+        background: bool = False,
     ) -> None:
         self.name = name
         self.policy = policy
+        self._background = background
+        self._clock = time.thread_time if background else time.monotonic
         self._run = run
-        self._queue = BatchQueue(max(policy.max_batch_size, 1), policy.max_queue_rows, policy.max_queue_delay_s)
+        self._queue = BatchQueue(
+            max(policy.max_batch_size, 1), policy.max_queue_rows, policy.max_queue_delay_s, policy.max_request_rows
+        )
         self._lock = threading.Lock()
         self._gather = Gather()
         self._wake: SimpleQueue[None] = SimpleQueue()
@@ -211,7 +226,7 @@ class Batcher:
                 item.reply.set_exception(outcome)
             else:
                 outputs, ran = outcome
-                timing = Timing(done.started - item.enqueued, compute_s, ran.input_s, ran.run_s, ran.output_s)
+                timing = Timing(done.started - item.enqueued, compute_s, ran.input_s, ran.run_s, ran.output_s, ran.rows)
                 item.reply.set_result((outputs, timing))
         if self._on_run is not None:
             for ran in done.runs:
@@ -243,6 +258,8 @@ class Batcher:
     # Instance threads
 
     def _work(self) -> None:
+        if self._background:
+            _give_way()
         while True:
             self._wake.get()
             batch = self._take()
@@ -303,15 +320,15 @@ class Batcher:
         return [self._outcomes([item], runs)[0] for item in batch]
 
     def _run_together(self, batch: list[Item]) -> tuple[Sequence[Tensors], Ran]:
-        first = batch[0]
-        started = time.monotonic()
+        first, clock = batch[0], self._clock
+        started = clock()
         inputs = merge(batch)
-        merged = time.monotonic()
+        merged = clock()
         outputs = self._run(inputs, first.outputs, first.signature)
-        ran = time.monotonic()
+        ran = clock()
         parts = [outputs] if first.alone else split(batch, outputs)
         rows = sum(item.rows for item in batch)
-        return parts, Ran(rows, merged - started, ran - merged, time.monotonic() - ran)
+        return parts, Ran(rows, merged - started, ran - merged, clock() - ran)
 
     def _as_error(self, error: BaseException) -> ServingError:
         if isinstance(error, ServingError):
@@ -321,3 +338,10 @@ class Batcher:
         return ServingError(
             ErrorKind.MODEL, f"Failed to process the request(s) for model '{self.name}', message: {text}"
         )
+
+
+def _give_way() -> None:
+    """Lowers the priority of the calling thread, for good: only a privileged process could raise it again."""
+    if sys.platform == "linux":  # elsewhere a priority is of the whole process
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

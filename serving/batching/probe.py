@@ -17,6 +17,8 @@ Run = Callable[[Tensors, tuple[str, ...]], Tensors]
 
 _ROWS = 4
 _MAX_ROWS = 8  # of a sample
+_BYTES = 64 * 1024 * 1024  # of generated inputs, where two rows are no more
+_FILL_BYTES = 1024 * 1024
 # Sizes to try for axes that the signature leaves open: most models take any, some need a least size.
 _OPEN_SIZES = (4, 1, 16, 32, 224)
 # Wide enough for another summation order in single precision, far below what mixing rows does.
@@ -42,7 +44,8 @@ def prove_rows_apart(run: Run, signature: Signature, golden: Tensors | None = No
         max_rows: rows that one run may hold, at least 2.
     """
     outputs = tuple(signature.outputs)
-    generated = _acceptable(run, signature, outputs, min(_ROWS, max_rows))
+    rows = min(_ROWS, max_rows, max(2, _BYTES // max(1, sum(s.row_bytes for s in signature.inputs.values()))))
+    generated = _acceptable(run, signature, outputs, rows)
     sample: Tensors | None = None
     proved = False
     for given in (golden, generated):
@@ -69,7 +72,16 @@ def prove_rows_apart(run: Run, signature: Signature, golden: Tensors | None = No
 
 def repeat_rows(sample: Tensors, rows: int) -> Tensors:
     """`sample` (one row) as a batch of equal rows."""
-    return {name: np.repeat(a, rows, axis=0) for name, a in sample.items()}
+    return {name: _repeated(array, rows) for name, array in sample.items()}
+
+
+def _repeated(row: np.ndarray, rows: int) -> np.ndarray:
+    """Like `np.repeat`, which would keep the interpreter, and so all requests, for as long as it takes."""
+    batch = np.empty((rows, *row.shape[1:]), row.dtype)
+    step = max(1, _FILL_BYTES // max(1, row.nbytes))
+    for start in range(0, rows, step):
+        batch[start : start + step] = row
+    return batch
 
 
 def _acceptable(run: Run, signature: Signature, outputs: tuple[str, ...], rows: int) -> Tensors | None:

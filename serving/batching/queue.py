@@ -99,10 +99,14 @@ class BatchQueue:
         max_batch_rows: rows that one run may hold.
         max_queue_rows: rows that may wait.
         max_delay_s: how long a free instance may let an item wait for company; 0: not at all.
+        max_item_rows: rows that one item may have, where that is more than `max_batch_rows`; such an item runs alone.
     """
 
-    def __init__(self, max_batch_rows: int, max_queue_rows: int, max_delay_s: float = 0.0) -> None:
+    def __init__(
+        self, max_batch_rows: int, max_queue_rows: int, max_delay_s: float = 0.0, max_item_rows: int = 0
+    ) -> None:
         self.max_batch_rows = max_batch_rows
+        self.max_item_rows = max(max_item_rows, max_batch_rows)
         self.max_queue_rows = max_queue_rows
         self.max_delay_s = max_delay_s
         self.rows = 0  # waiting, over all lanes
@@ -128,8 +132,8 @@ class BatchQueue:
             ServingError: INVALID if it could never be scheduled, QUEUE_FULL if there is no room, EXPIRED if its
                 deadline has passed. The queue is as before.
         """
-        if item.rows > self.max_batch_rows:
-            raise invalid(f"inference request batch-size must be <= {self.max_batch_rows}, got {item.rows} rows")
+        if item.rows > self.max_item_rows:
+            raise invalid(f"inference request batch-size must be <= {self.max_item_rows}, got {item.rows} rows")
         if item.rows > self.max_queue_rows:
             raise invalid(f"a request of {item.rows} rows can never wait where {self.max_queue_rows} rows may")
         if self.rows + item.rows > self.max_queue_rows:
@@ -154,14 +158,14 @@ class BatchQueue:
         self._size += 1
 
     def take(self, now: float) -> list[Item]:
-        """The next batch: at most `max_batch_rows` rows of one lane, or one item that runs alone; empty if nothing
-        waits or the delay still runs."""
+        """The next batch: at most `max_batch_rows` rows of one lane, or one item that has more or runs alone anyway;
+        empty if nothing waits or the delay still runs."""
         lane = self._next_lane()
         if lane is None or self._due(lane) > now:
             return []
         batch: list[Item] = []
         room = self.max_batch_rows
-        while lane.size and (head := lane.head).rows <= room:
+        while lane.size and ((head := lane.head).rows <= room or not batch):
             lane.items.popleft()
             self._leave(head, ItemState.TAKEN)
             room -= head.rows

@@ -26,6 +26,12 @@ def _flag(name: str, **more: Any) -> Any:
     return typer.Option(help=f"{field.description}{shown}", show_default=False, **more)
 
 
+_OPERATION = "Commands for a running server"
+_HERE = "http://127.0.0.1:8000"
+_JSON = typer.Option("--json", help="as JSON")
+
+Model = Annotated[str, typer.Argument(help="the model's name")]
+RestUrl = Annotated[str, typer.Option(help="server: http://host:port", envvar="SERVING_URL")]
 Url = Annotated[
     str, typer.Option(help="server: http://host:port for REST, grpc://host:port for gRPC", envvar="SERVING_URL")
 ]
@@ -34,24 +40,47 @@ Url = Annotated[
 @app.command()
 def start(
     paths: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
             metavar="PATH",
-            help="repositories, model directories, .onnx files or SavedModels",
+            help="repositories, model directories, .onnx files or SavedModels; s3:// and gs:// too",
             show_default=False,
         ),
     ] = None,
     model_name: Annotated[str | None, _flag("model_name")] = None,
     host: Annotated[str | None, _flag("host")] = None,
+    http: Annotated[bool | None, _flag("http")] = None,
+    grpc: Annotated[bool | None, _flag("grpc")] = None,
     http_port: Annotated[int | None, _flag("http_port")] = None,
     grpc_port: Annotated[int | None, _flag("grpc_port")] = None,
-    watch: Annotated[bool | None, _flag("watch")] = None,
+    grpc_socket: Annotated[Path | None, _flag("grpc_socket")] = None,
+    metrics_path: Annotated[str | None, _flag("metrics_path")] = None,
+    tfs_rest_timeout_s: Annotated[float | None, _flag("tfs_rest_timeout_s")] = None,
+    mode: Annotated[str | None, _flag("mode")] = None,
+    load_model: Annotated[list[str] | None, _flag("load_model")] = None,
+    state_dir: Annotated[Path | None, _flag("state_dir")] = None,
+    cache_dir: Annotated[Path | None, _flag("cache_dir")] = None,
+    retry_limit_s: Annotated[float | None, _flag("retry_limit_s")] = None,
+    trial_load: Annotated[bool | None, _flag("trial_load")] = None,
+    trial_limit_s: Annotated[float | None, _flag("trial_limit_s")] = None,
+    memory_limit_mb: Annotated[int | None, _flag("memory_limit_mb")] = None,
+    memory_pressure: Annotated[str | None, _flag("memory_pressure")] = None,
+    idle_unload_s: Annotated[float | None, _flag("idle_unload_s")] = None,
     settle_s: Annotated[float | None, _flag("settle_s")] = None,
     poll_s: Annotated[float | None, _flag("poll_s")] = None,
+    remote_poll_s: Annotated[float | None, _flag("remote_poll_s")] = None,
     http_max_input_size: Annotated[int | None, _flag("http_max_input_size")] = None,
     http_max_connections: Annotated[int | None, _flag("http_max_connections")] = None,
     grpc_max_message_size: Annotated[int | None, _flag("grpc_max_message_size")] = None,
     allow_model_upload: Annotated[bool | None, _flag("allow_model_upload")] = None,
+    reload_roots: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--reload-root",
+            help="directory that clients' lists of models may name besides those that are served",
+            show_default=False,
+        ),
+    ] = None,
     allow_client_shm: Annotated[bool | None, _flag("allow_client_shm")] = None,
     trace_file: Annotated[Path | None, _flag("trace_file")] = None,
     stop_grace_s: Annotated[float | None, _flag("stop_grace_s")] = None,
@@ -66,26 +95,54 @@ def start(
     """Serve models until stopped. SIGTERM and Ctrl-C drain."""
     flags = {**locals()}
     file = flags.pop("config")
-    flags["paths"] = paths or None
-    # gRPC's newer event engine does its reads and writes on threads of its own, each of which then has to wait for the
-    # interpreter; its older poller costs this server a tenth less per call. Read when gRPC is first imported.
-    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+    flags |= {"paths": paths or None, "load_model": load_model or None, "reload_roots": reload_roots or None}
+    _choose_poller()
     from serving.cli.start import run
 
     _exit(run(flags, os.environ, file))
 
 
+def _choose_poller() -> None:
+    """gRPC's newer event engine does its reads and writes on threads of its own, each of which then has to wait for the
+    interpreter; its older poller costs this server a tenth less per call. Read when gRPC is first imported."""
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+def tfs(context: typer.Context) -> None:
+    """Serve models with the flags of TensorFlow Serving's tensorflow_model_server; --help lists them."""
+    _choose_poller()
+    from serving.cli.tfs import run
+
+    _exit(run(context.args, os.environ))
+
+
 @app.command()
 def check(
-    path: Annotated[Path, typer.Argument(help="a repository, a model directory, an .onnx file or a SavedModel")],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PATH",
+            help="repositories, model directories, .onnx files or SavedModels; s3:// and gs:// too",
+            show_default=False,
+        ),
+    ] = None,
+    model_config_file: Annotated[
+        Path | None, typer.Option(help="TensorFlow Serving's list of models", show_default=False)
+    ] = None,
+    trial_limit_s: Annotated[float, typer.Option(min=0, help="how long the load of a version may take")] = 300.0,
+    json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Load everything that would be served, without serving. Exit code 1 if anything is wrong."""
     from serving.cli.check import run
 
-    _exit(run(path))
+    _exit(run(paths or (), model_config_file, trial_limit_s, json))
 
 
-@app.command()
+@app.command(rich_help_panel=_OPERATION)
 def predict(
     model: Annotated[str, typer.Argument(help="the model's name")],
     input: Annotated[  # noqa: A002  (it is the flag's name)
@@ -95,7 +152,7 @@ def predict(
     random: Annotated[bool, typer.Option("--random", help="send generated values")] = False,
     rows: Annotated[int, typer.Option(min=1, help="rows of generated values")] = 1,
     model_version: Annotated[str, typer.Option("--model-version", help="a version; by default the latest")] = "",
-    url: Url = "http://127.0.0.1:8000",
+    url: Url = _HERE,
 ) -> None:
     """Send one request to a running server and print the outputs as JSON."""
     from serving.cli.ask import predict as run
@@ -103,12 +160,132 @@ def predict(
     _exit(run(url, model, model_version, input, random, rows))
 
 
-@app.command()
-def models(url: Url = "http://127.0.0.1:8000") -> None:
-    """List the models of a running server."""
+@app.command(rich_help_panel=_OPERATION)
+def models(url: Url = _HERE) -> None:
+    """List the models of a running server, with their inputs and outputs."""
     from serving.cli.ask import models as run
 
     _exit(run(url))
+
+
+@app.command(rich_help_panel=_OPERATION)
+def status(
+    model: Annotated[str, typer.Argument(help="one model; by default all", show_default=False)] = "",
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="again and again, until Ctrl-C")] = False,
+    json: Annotated[bool, _JSON] = False,
+    url: RestUrl = _HERE,
+) -> None:
+    """Show how models and their versions stand: states, shares, labels, memory, requests, and what is wrong."""
+    from serving.cli.status import run
+
+    _exit(run(url, model, watch, json))
+
+
+@app.command(rich_help_panel=_OPERATION)
+def events(
+    model: Annotated[str, typer.Argument(help="one model; by default all", show_default=False)] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="and those that come, until Ctrl-C")] = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="the latest so many")] = 100,
+    json: Annotated[bool, _JSON] = False,
+    url: RestUrl = _HERE,
+) -> None:
+    """Show what has happened to models, and why."""
+    from serving.cli.history import run
+
+    _exit(run(url, model, follow, limit, json))
+
+
+@app.command(rich_help_panel=_OPERATION)
+def load(
+    model: Model,
+    force: Annotated[bool, typer.Option("--force", help="also what is in quarantine, or slower than allowed")] = False,
+    url: RestUrl = _HERE,
+) -> None:
+    """Read a model's directory now, and wait until its versions are served."""
+    from serving.cli.operate import load as run
+
+    _exit(run(url, model, force))
+
+
+@app.command(rich_help_panel=_OPERATION)
+def unload(model: Model, url: RestUrl = _HERE) -> None:
+    """Take a model out of service until it is loaded again."""
+    from serving.cli.operate import unload as run
+
+    _exit(run(url, model))
+
+
+@app.command(rich_help_panel=_OPERATION)
+def promote(
+    model: Model,
+    version: Annotated[
+        str, typer.Argument(help="a version or label [default: the canary, or the highest]", show_default=False)
+    ] = "",
+    url: RestUrl = _HERE,
+) -> None:
+    """Make a version the stable one, which takes all requests."""
+    from serving.cli.operate import promote as run
+
+    _exit(run(url, model, version))
+
+
+@app.command(rich_help_panel=_OPERATION)
+def rollback(
+    model: Model,
+    version: Annotated[
+        str, typer.Argument(help="a version or label [default: the stable one, or the one before]", show_default=False)
+    ] = "",
+    url: RestUrl = _HERE,
+) -> None:
+    """End what is on trial, or go back to the version that was stable before."""
+    from serving.cli.operate import rollback as run
+
+    _exit(run(url, model, version))
+
+
+@app.command(rich_help_panel=_OPERATION)
+def label(
+    model: Model,
+    name: Annotated[str, typer.Argument(metavar="LABEL", help="such as canary")],
+    version: Annotated[int | None, typer.Argument(min=1, help="the version's number", show_default=False)] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="take the label away")] = False,
+    url: RestUrl = _HERE,
+) -> None:
+    """Give a label to a version, which is loaded first if need be."""
+    from serving.cli.operate import label as run
+
+    _exit(run(url, model, name, version, remove))
+
+
+@app.command(rich_help_panel=_OPERATION)
+def traffic(
+    model: Model,
+    weights: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="VERSION=WEIGHT", help="shares by version or label, such as stable=95 canary=5"),
+    ] = None,
+    sticky: Annotated[str | None, typer.Option(metavar="HEADER", help="same value, same version")] = None,
+    shadow: Annotated[str | None, typer.Option(metavar="VERSION", help="gets copies of requests")] = None,
+    shadow_percent: Annotated[float | None, typer.Option(help="of the requests that are copied")] = None,
+    shadow_atol: Annotated[float | None, typer.Option(help="difference of outputs that is none")] = None,
+    shadow_rtol: Annotated[float | None, typer.Option(help="the same, relative to the output")] = None,
+    limit_errors: Annotated[float | None, typer.Option(help="share of failed requests, such as 0.05")] = None,
+    limit_latency: Annotated[float | None, typer.Option(help="times the latency of the other, such as 1.5")] = None,
+    limit_differences: Annotated[float | None, typer.Option(help="share of different outputs, such as 0.01")] = None,
+    limit_requests: Annotated[int | None, typer.Option(help="how many a judgement is about")] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="back to what the model's settings say")] = False,
+    url: RestUrl = _HERE,
+) -> None:
+    """Share a model's requests out among its versions. Replaces all that was set before.
+
+    A version that passes a limit is rolled back by itself.
+    """
+    from serving.cli.operate import traffic as run
+
+    copies = {"to": shadow, "percent": shadow_percent, "atol": shadow_atol, "rtol": shadow_rtol}
+    limits = {"error_rate": limit_errors, "latency_ratio": limit_latency, "different_rate": limit_differences}
+    limits |= {"requests": limit_requests}
+    _exit(run(url, model, weights or (), sticky, copies, limits, reset))
 
 
 def _version(show: bool) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.markup import escape
 from serving import config, logs
 from serving.cli.describe import batching, fail, tensors
 from serving.config import Settings
+from serving.engine import Wanted
 from serving.protocols import examples
 from serving.server import Running, Server, StartError
 
@@ -24,17 +25,25 @@ def run(flags: Mapping[str, Any], env: Mapping[str, str], file: Path | None) -> 
     except config.ConfigError as error:
         return fail(str(error))
     logs.configure(settings.log_format, settings.log_level)
+    return serve(settings)
+
+
+def serve(
+    settings: Settings, models: Sequence[Wanted] = (), changes: AsyncIterator[Sequence[Wanted]] | None = None
+) -> int:
+    """Runs a server to its end; see `Server`. The exit code."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings))
+        return runner.run(_serve(settings, models, changes))
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, models: Sequence[Wanted], changes: AsyncIterator[Sequence[Wanted]] | None) -> int:
+    server = None
     try:
-        server = Server(settings)
+        server = Server(settings, models, changes)
         code = await server.run(announce)
     except StartError as error:
-        return fail(str(error))
-    if server.abandoned:  # a model that hangs holds threads that Python would wait for at its end
+        code = fail(str(error))
+    if server is not None and server.abandoned:  # what hangs holds threads that Python would wait for at its end
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -47,10 +56,10 @@ def announce(running: Running) -> None:
     host = "127.0.0.1" if running.host in ("0.0.0.0", "::") else running.host
     host = f"[{host}]" if ":" in host else host
     base = f"http://{host}:{running.http_port}"
-    console.print(
-        f"[bold green]ready[/]  REST {base}   gRPC {host}:{running.grpc_port}   "
-        f"documentation {base}/docs   metrics {base}/metrics"
-    )
+    where = [f"gRPC {host}:{running.grpc_port}"] if running.grpc_port else []
+    if running.http_port:
+        where = [f"REST {base}", *where, f"documentation {base}/docs", f"metrics {base}/metrics"]
+    console.print(f"[bold green]ready[/]  {'   '.join(where)}")
     for model in running.catalog.models.values():
         version = model.latest
         if version is None:
@@ -59,6 +68,8 @@ def announce(running: Running) -> None:
         console.print(f"\n[bold]{escape(model.name)}[/] version {version.number}, {batching(contract)}")
         console.print(f"  inputs   {escape(tensors(contract.signature.inputs.values()))}")
         console.print(f"  outputs  {escape(tensors(contract.signature.outputs.values()))}")
+        if not running.http_port:
+            continue
         console.print("  try", style="dim")
         # Not through rich, which would break the line where the terminal ends.
         sys.stdout.write(f"  {examples.curl(version, base)}\n")

@@ -44,4 +44,15 @@ def invalid(message: str) -> ServingError:
 
 
 class LoadError(Exception):
-    """A version cannot be served; the message is the one-line reason that operators see."""
+    """A version cannot be served; the message is the one-line reason that operators see.
+
+    `retry` says whose fault it is. False: the version's, which stays as bad as it is until its content changes. True:
+    that of its surroundings (memory, a disk), so that the same content may load later.
+    """
+
+    def __init__(self, message: str, *, retry: bool = False) -> None:
+        super().__init__(message)
+        self.retry = retry
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self),), {"retry": self.retry}

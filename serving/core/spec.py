@@ -2,11 +2,14 @@
 
 import difflib
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from serving.core.declared import Declared, Sample
+from serving.core.traffic import Limits, Shadow, Traffic
 
 SPEC_FILE = "model.yaml"
 MAX_VERSION = 2**63 - 1  # what every protocol can say
@@ -53,11 +56,19 @@ class ModelSpec(BaseModel):
     backend: Literal["onnx", "tensorflow", "identity"] | None = Field(
         None, description="the runtime; by default the one that the artifact's file name tells"
     )
+    file: str | None = Field(
+        None,
+        pattern=r"^[^./\\\x00][^/\\\x00]*$",
+        description="name of the model in a version's directory, a file or a SavedModel's directory",
+    )
     versions: Versions = Field(
         Latest(latest=1), description="which versions are served: {latest: n}, all, or a list of numbers"
     )
     max_batch_size: int = Field(
         64, ge=0, le=_MAX_ROWS, description="rows that one run may hold; 0: axis 0 of this model is no batch axis"
+    )
+    max_request_rows: int | None = Field(
+        None, ge=1, le=_MAX_ROWS, description="rows of one request; beyond max_batch_size it runs alone [default: that]"
     )
     max_queue_delay_ms: float = Field(
         0, ge=0, le=60_000, description="how long a free instance may wait for a batch to fill"
@@ -80,11 +91,14 @@ class ModelSpec(BaseModel):
         default_factory=dict,
         description="by output: a file beside model.yaml that holds one label per line, for classification",
     )
-    inputs: dict[str, str] = Field(
+    inputs: dict[str, Declared] = Field(
         default_factory=dict,
-        description="inputs that the model must have and their datatypes, such as {x: FP32}; one that differs fails",
+        description="inputs that the model must have, such as {x: FP32} or {x: {datatype: FP32, shape: [-1, 4]}}; one "
+        "that differs fails",
     )
-    outputs: dict[str, str] = Field(default_factory=dict, description="the same of outputs")
+    outputs: dict[str, Declared] = Field(
+        default_factory=dict, description="the same of outputs; those that are not among them are not given"
+    )
     tags: tuple[str, ...] = Field(("serve",), description="which graph of a SavedModel is loaded")
     accelerate: Literal["onnx"] | None = Field(
         None, description="onnx: convert a SavedModel at load and serve the ONNX form if its answers agree"
@@ -92,7 +106,16 @@ class ModelSpec(BaseModel):
     accelerate_tolerance: float = Field(
         1e-4, ge=0, description="how far they may differ, absolutely and relative to TensorFlow's answer"
     )
-    warmup: bool = Field(True, description="run the smallest and the largest batch before the first request")
+    warmup: bool = Field(True, description="run every batch size that will be used before the first request")
+    samples: tuple[Sample, ...] = Field((), description="inputs that the warm-up runs besides")
+    traffic: Traffic | None = Field(
+        None, description="how requests that name no version are shared out: weights, sticky, shadow, limits"
+    )
+    latency_limit: float | None = Field(
+        None,
+        gt=0,
+        description="refuse a version whose golden sample takes this many times as long as on the one that serves",
+    )
 
 
 class SpecError(ValueError):
@@ -133,22 +156,36 @@ def read_yaml(text: str) -> dict[str, Any]:
 
 
 def explain(error: ValidationError, keys: Sequence[str]) -> str:
-    """A pydantic error in one line; an unknown key comes with the nearest of `keys`."""
+    """A pydantic error in one line; an unknown key comes with the nearest of `keys`, or of the part that it is in."""
     parts = {}  # by key: a union reports each of its branches, one of them is enough
     for problem in error.errors():
-        where = str(problem["loc"][0]) if problem["loc"] else "(all)"
+        path = [str(part) for part in problem["loc"]]
+        where = path[0] if path else "(all)"
         if where in parts:
             continue
         if problem["type"] == "extra_forbidden":
-            nested = len(problem["loc"]) > 1
-            unknown = str(problem["loc"][-1])
-            valid = tuple(Latest.model_fields) if nested else keys
-            near = difflib.get_close_matches(unknown, valid, n=1)
+            inside = next((name for name in reversed(path[:-1]) if name in _PARTS), "")
+            valid = tuple(_PARTS[inside].model_fields) if inside else keys
+            near = difflib.get_close_matches(path[-1], valid, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"valid keys are {', '.join(valid)}"
-            place = f" in '{where}'" if nested else ""
-            parts[where] = f"unknown key '{unknown}'{place}; {hint}"
+            place = f" in '{inside}'" if inside else ""
+            parts[where] = f"unknown key '{path[-1]}'{place}; {hint}"
+        elif problem["type"] == "value_error":  # our own words, which say what came
+            parts[where] = f"{'.'.join(path) + ': ' if path else ''}{problem['ctx']['error']}"
         else:
-            came = problem["input"]
-            inner = f" ({problem['loc'][-1]})" if len(problem["loc"]) > 1 else ""
-            parts[where] = f"'{where}'{inner}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {_shown.repr(came)}"
+            inner = f" ({path[-1]})" if len(path) > 1 else ""
+            came = _shown.repr(problem["input"])
+            parts[where] = f"'{where}'{inner}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {came}"
     return "; ".join(parts.values())
+
+
+_PARTS: Mapping[str, type[BaseModel]] = {
+    "model_defaults": ModelSpec,
+    "inputs": Declared,
+    "outputs": Declared,
+    "samples": Sample,
+    "versions": Latest,
+    "traffic": Traffic,
+    "shadow": Shadow,
+    "limits": Limits,
+}

@@ -88,6 +88,8 @@ class InferRequest:
     priority: int = 0  # 1 is the most urgent, 0 the model's default
     allow_empty: bool = False  # a batch of no rows is answered with no rows, not refused
     parameters: Parameters = field(default_factory=dict)
+    lent: bool = False  # arrays may change once it is answered, since the client can write to them
+    route_key: str | None = None  # requests with the same key go to the same version, where a model's traffic is shared
 
 
 @dataclass(slots=True)
@@ -99,6 +101,7 @@ class Timing:
     input_s: float = 0.0
     run_s: float = 0.0
     output_s: float = 0.0
+    rows: int = 0  # of the whole batch
 
 
 @dataclass(slots=True)

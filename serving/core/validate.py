@@ -20,7 +20,8 @@ _BATCH_NOTE = (
 class Contract:
     """What one loaded model promises to take.
 
-    `max_batch_size` 0 means that axis 0 is no batch axis: requests run one at a time and count as one row.
+    `max_batch_size` 0 means that axis 0 is no batch axis: requests run one at a time and count as one row. One of more
+    than `max_batch_size` rows runs alone, if `max_request_rows` allows it.
     """
 
     model: str
@@ -28,6 +29,7 @@ class Contract:
     max_batch_size: int
     signature_name: str = DEFAULT_SIGNATURE
     unbatched_because: str = ""  # where `max_batch_size` is 0
+    max_request_rows: int = 0  # at least `max_batch_size`, once it is made
     inputs: tuple[TensorSpec, ...] = field(init=False)
     outputs: tuple[str, ...] = field(init=False)
     not_rows: frozenset[str] = field(init=False)  # optional inputs that have no batch axis
@@ -38,6 +40,7 @@ class Contract:
         inputs = tuple(self.signature.inputs.values())
         object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "outputs", tuple(self.signature.outputs))
+        object.__setattr__(self, "max_request_rows", max(self.max_request_rows, self.max_batch_size))
         not_rows = frozenset(s.name for s in inputs if s.optional and s.shape is not None and s.shape[:1] != (-1,))
         object.__setattr__(self, "not_rows", not_rows)
         required = sum(not spec.optional for spec in inputs)
@@ -87,9 +90,9 @@ class Contract:
             self._check_outputs(request)
         if not batched:
             return 1
-        if rows > self.max_batch_size:
+        if rows > self.max_request_rows:
             raise invalid(
-                f"inference request batch-size must be <= {self.max_batch_size} for '{model}', got {rows} rows"
+                f"inference request batch-size must be <= {self.max_request_rows} for '{model}', got {rows} rows"
             )
         if rows == 0 and not request.allow_empty:
             spec = self.inputs[0]
@@ -114,6 +117,16 @@ class Contract:
             return None
         shapes = tuple((s.name, request.inputs[s.name].shape[1:]) for s in self.inputs if s.name in request.inputs)
         return (self.signature_name, outputs, shapes)
+
+    def replaces(self, other: "Contract") -> bool:
+        """Whether requests that are written for another one find their inputs and outputs here: names and datatypes."""
+        ours, theirs = self.signature, other.signature
+        needed = {name for name, spec in ours.inputs.items() if not spec.optional}
+        return (
+            needed <= theirs.inputs.keys()
+            and all(name in ours.inputs and ours.inputs[name].dtype is s.dtype for name, s in theirs.inputs.items())
+            and all(name in ours.outputs and ours.outputs[name].dtype is s.dtype for name, s in theirs.outputs.items())
+        )
 
     def _wrong_inputs(self, request: InferRequest) -> ServingError:
         known = self.signature.inputs

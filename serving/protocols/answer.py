@@ -15,6 +15,9 @@ from serving.repository.version import Version
 
 log = logging.getLogger(__name__)
 
+# What is told of a request that is not as the version's signature has it.
+_UNREADABLE = frozenset((ErrorKind.INVALID, ErrorKind.PRECONDITION))
+
 Wants = TypeVar("Wants")
 Reply = TypeVar("Reply")
 
@@ -44,6 +47,7 @@ async def answer(
     *,
     heavy: Heavy[Wants] | None = None,
     version: Version | None = None,
+    route_key: str | None = None,
     name_request: bool = True,
 ) -> Reply:
     """Answers one inference request.
@@ -55,6 +59,7 @@ async def answer(
         started: `time.perf_counter()` when the request had arrived.
         heavy: None: nothing is.
         version: what model and version were resolved to, if `decode` had to know.
+        route_key: see `InferRequest`, if they were not; `decode` does not give it.
         name_request: whether refusals that depend on the model begin with the request's id.
 
     Raises:
@@ -63,8 +68,13 @@ async def answer(
         asyncio.CancelledError: the client went away.
     """
     request = None
+    held = version if heavy and heavy.decode else None  # it must not be unloaded while it is waited for
+    if held is not None:
+        held.lease()
     try:
         request, wants = await heavy.offload.run(decode) if heavy and heavy.decode else decode()
+        if route_key is not None:
+            request.route_key = route_key
         decoded = perf_counter()
         response = await engine.infer(request, version)
         inferred = perf_counter()
@@ -80,6 +90,8 @@ async def answer(
             engine.observer(protocol, request, response, Times(started, decoded, inferred, encoded))
         return reply
     except ServingError as error:
+        if request is None and version is not None and error.kind in _UNREADABLE:
+            engine.refused(version)
         _count(engine, protocol, model, version, request, error.kind)
         if name_request and request is not None and error.kind in (ErrorKind.INVALID, ErrorKind.QUEUE_FULL):
             raise ServingError(error.kind, f"[request id: {request.id or '<id_unknown>'}] {error.message}") from None
@@ -91,6 +103,9 @@ async def answer(
         log.exception("a request for model '%s' failed [request id: %s]", model, request.id if request else "")
         _count(engine, protocol, model, version, request, ErrorKind.INTERNAL)
         raise ServingError(ErrorKind.INTERNAL, "internal error; the server's log has the details") from error
+    finally:
+        if held is not None:
+            held.release()
 
 
 def _count(

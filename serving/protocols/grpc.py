@@ -1,19 +1,27 @@
 """What a codec offers to the gRPC listener: methods from message bytes to message bytes. Free of any transport."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from serving.core.errors import invalid
 from serving.protocols.status import Family
+from serving.repository.catalog import Catalog
 
 
 @dataclass(slots=True)
 class Call:
-    """What a method may know of its call. `deadline` is on the monotonic clock; `metadata` is that of streams only."""
+    """What a method may know of its call. `deadline` is on the monotonic clock.
+
+    `sent` gives the metadata; it is called only if somebody wants to know, which is rare.
+    """
 
     deadline: float | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    sent: Callable[[], Iterable[tuple[str, str | bytes]] | None] = tuple
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {key: value for key, value in self.sent() or () if isinstance(value, str)}
 
 
 Method = Callable[[bytes, Call], Awaitable[bytes]]
@@ -44,3 +52,9 @@ def read(message_class: Any, data: bytes) -> Any:
 def write(message: Any) -> bytes:
     data: bytes = message.SerializeToString()
     return data
+
+
+def route_key(catalog: Catalog, model: str, call: Call) -> str | None:
+    """What decides which version a request goes to, if the model has a sticky header and the call brings it."""
+    name = catalog.sticky(model)
+    return None if name is None else call.metadata.get(name)

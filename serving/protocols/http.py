@@ -1,11 +1,13 @@
 """An HTTP answer as codecs give it and listeners send it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from serving.core.errors import ServingError
 from serving.protocols import jsonio
 from serving.protocols.status import Family, http_status
+from serving.repository.catalog import Catalog
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -28,3 +30,16 @@ def json_reply(value: Any, status: int = 200) -> HttpReply:
 
 def error_reply(error: ServingError, family: Family) -> HttpReply:
     return json_reply({"error": error.message}, http_status(error.kind, family))
+
+
+def route_key(catalog: Catalog, model: str, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """What decides which version a request goes to, if the model has a sticky header and the request brings it.
+
+    Args:
+        headers: names in lower case.
+    """
+    name = catalog.sticky(model)
+    if name is None:
+        return None
+    wanted = name.encode()
+    return next((value.decode("latin-1") for key, value in headers if key == wanted), None)

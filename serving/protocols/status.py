@@ -10,6 +10,7 @@ from serving.core.errors import ErrorKind
 class Family(Enum):
     OIP = "oip"  # Open Inference Protocol (KServe v2) with Triton's extensions
     TFS = "tfs"  # TensorFlow Serving
+    OWN = "own"  # ours, below /serving
 
 
 _STATUS: dict[tuple[ErrorKind, Family], tuple[int, StatusCode]] = {
@@ -40,6 +41,8 @@ _STATUS: dict[tuple[ErrorKind, Family], tuple[int, StatusCode]] = {
     (ErrorKind.INTERNAL, Family.OIP): (500, StatusCode.INTERNAL),
     (ErrorKind.INTERNAL, Family.TFS): (500, StatusCode.INTERNAL),
 }
+_STATUS |= {(kind, Family.OWN): _STATUS[kind, Family.OIP] for kind in ErrorKind}
+_STATUS[ErrorKind.PRECONDITION, Family.OWN] = (409, StatusCode.FAILED_PRECONDITION)
 
 
 def http_status(kind: ErrorKind, family: Family) -> int:

@@ -15,12 +15,14 @@ from serving.backends.registry import find_artifact
 from serving.core.artifact import MANIFEST
 from serving.core.spec import MAX_VERSION, SPEC_FILE
 
+SPEC_FILES = (SPEC_FILE, "config.pbtxt")  # where a model's settings may be; the first that is there counts
+
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
 @dataclass(frozen=True)
 class FoundVersion:
-    """A version on disk. `fingerprint` changes with any of its files or with `model.yaml`.
+    """A version on disk. `fingerprint` changes with any of its files or with that of its model's settings.
 
     `changed_at` is when the youngest of its files was written, or one came or went (seconds since the epoch).
     """
@@ -34,10 +36,13 @@ class FoundVersion:
 
 @dataclass(frozen=True)
 class FoundModel:
+    """A model on disk. `spec_file` holds its settings; `passed_over` would, if that were not there."""
+
     name: str
     path: Path
     spec_file: Path | None
     versions: Mapping[int, FoundVersion] = field(default_factory=dict)
+    passed_over: Path | None = None
 
 
 class LayoutError(Exception):
@@ -117,14 +122,13 @@ def _single(path: Path, name: str) -> dict[str, FoundModel]:
 
 
 def _model(name: str, path: Path) -> FoundModel:
-    spec_file = path / SPEC_FILE
-    present = spec_file if spec_file.is_file() else None
+    spec_file, passed_over, *_ = [file for each in SPEC_FILES if (file := path / each).is_file()] + [None, None]
     versions = {}
     for number, version_dir in sorted(_numbered(path).items()):
-        version = _version(number, version_dir, present)
+        version = _version(number, version_dir, spec_file)
         if version is not None:
             versions[number] = version
-    return FoundModel(name, path, present, versions)
+    return FoundModel(name, path, spec_file, versions, passed_over)
 
 
 def _numbered(path: Path) -> dict[int, Path]:

@@ -2,7 +2,7 @@
 for the links that it follows in the names of served paths."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from pathlib import Path
 
 from serving.core.errors import ErrorKind, ServingError, invalid
@@ -13,8 +13,19 @@ from serving.repository.policy import wanted as wanted_versions
 from serving.repository.survey import Finding, Source
 
 
-def places(models: Sequence[Wanted], served: Sequence[Source]) -> list[tuple[Wanted, Source | None]]:
+def of_operator(models: Sequence[Wanted]) -> tuple[list[Source], dict[str, ModelSpec]]:
+    """What an operator's own list comes to, whose paths may be anywhere: sources, and settings by model."""
+    specs = {model.name: ModelSpec(versions=model.versions, version_labels=dict(model.labels)) for model in models}
+    return [Source(Path(os.path.normpath(model.path)), model.name, Kind.MODEL) for model in models], specs
+
+
+def places(
+    models: Sequence[Wanted], served: Iterable[Source], roots: Iterable[Path] = ()
+) -> list[tuple[Wanted, Source | None]]:
     """Where each model of the list is; None: where its name leads to in one of the `served` paths.
+
+    Args:
+        roots: directories that are not served, and in which models may be all the same.
 
     Raises:
         ServingError: INVALID: a name comes twice. FORBIDDEN: a path is not inside one that is served.
@@ -23,26 +34,41 @@ def places(models: Sequence[Wanted], served: Sequence[Source]) -> list[tuple[Wan
     for name in names:
         if names.count(name) > 1:
             raise invalid(f"Illegal to list model {name} multiple times in config list")
-    return [(model, _place(model, served) if model.path else None) for model in models]
+    return [(model, _place(model, served, roots) if model.path else None) for model in models]
 
 
-def _place(model: Wanted, served: Sequence[Source]) -> Source | None:
-    """A relative path begins at a served one. Links that lead out are followed: operators made them, not clients."""
+def _place(model: Wanted, served: Iterable[Source], roots: Iterable[Path]) -> Source | None:
+    """A relative path begins at a served one."""
     for source in served:
         path = Path(os.path.normpath(source.path / model.path))
-        for root in (source.path, source.path.resolve()):
-            if path.is_relative_to(root):
-                below = path.relative_to(root)
-                is_its_own = below == Path(model.name) or (not below.parts and model.name == (source.name or path.name))
-                return None if is_its_own else Source(path, model.name, Kind.MODEL)
-    roots = ", ".join(f"'{source.path}'" for source in served)
+        below = _below(path, source.path)
+        if below is not None:
+            is_its_own = below == Path(model.name) or (not below.parts and model.name == (source.name or path.name))
+            return None if is_its_own else Source(path, model.name, Kind.MODEL)
+    path = Path(os.path.normpath(model.path))
+    if any(_below(path, root) is not None for root in roots):
+        return Source(path, model.name, Kind.MODEL)
+    allowed = ", ".join(f"'{each}'" for each in (*(source.path for source in served), *roots))
     raise ServingError(
         ErrorKind.FORBIDDEN,
-        f"model '{model.name}': the path '{model.path}' is not inside one that this server was started with: {roots}",
+        f"model '{model.name}': the path '{model.path}' is not inside one that this server was started with: {allowed}",
     )
 
 
-def find(findings: Sequence[Finding], name: str, place: Source | None, served: Collection[Source]) -> FoundModel:
+def is_served(place: Source, served: Iterable[Source], roots: Iterable[Path] = ()) -> bool:
+    """Whether a place is inside one of the `served` paths, or of the `roots`."""
+    return any(_below(place.path, path) is not None for path in (*(source.path for source in served), *roots))
+
+
+def _below(path: Path, directory: Path) -> Path | None:
+    """The way from the directory to `path`. Links that lead out are followed: operators made them, not clients."""
+    for root in (directory, directory.resolve()):
+        if path.is_relative_to(root):
+            return path.relative_to(root)
+    return None
+
+
+def find(findings: Sequence[Finding], name: str, place: Source | None, served: Container[Source]) -> FoundModel:
     """The model's directory as it was just read: `place`, or, if that is None, in one of the `served` paths.
 
     Raises:
@@ -60,7 +86,7 @@ def find(findings: Sequence[Finding], name: str, place: Source | None, served: C
 
 
 def check(
-    models: Sequence[tuple[Wanted, Source | None]], findings: Sequence[Finding], served: Collection[Source]
+    models: Sequence[tuple[Wanted, Source | None]], findings: Sequence[Finding], served: Container[Source]
 ) -> None:
     """Raises:
     ServingError: INVALID: a model, or every version that is wanted of it, is not there. PRECONDITION: a label is for a

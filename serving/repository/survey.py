@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving.core.spec import ModelSpec, SpecError, parse_spec
+from serving.core.spec import ModelSpec, SpecError
 from serving.repository.layout import FoundModel, Kind, LayoutError, kind_of, scan
+from serving.repository.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -25,40 +26,44 @@ class Source:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one source holds now; `problem`, if it could not be read, in which case nothing is known of it."""
+    """What one source holds now; `problem`, if it could not be read, in which case nothing is known of it.
+
+    `warnings` are about the settings of models that can be served all the same, by model, a line each.
+    """
 
     source: Source
     kind: Kind | None = None
     models: Mapping[str, FoundModel] = field(default_factory=dict)
     specs: Mapping[str, ModelSpec | SpecError] = field(default_factory=dict)
     problem: str = ""
+    warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def survey(sources: Sequence[Source], kinds: Mapping[Source, Kind]) -> list[Finding]:
+def survey(sources: Sequence[Source], kinds: Mapping[Source, Kind], reading: Reading | None = None) -> list[Finding]:
     """Reads each source.
 
     Args:
         kinds: what sources were found to be before; a repository stays one whatever is put into it.
+        reading: how the settings of models come about; None: from `model.yaml` alone.
     """
-    return [_read(source, source.kind or kinds.get(source)) for source in sources]
+    reading = reading or Reading()
+    return [_read(source, source.kind or kinds.get(source), reading) for source in sources]
 
 
-def _read(source: Source, kind: Kind | None) -> Finding:
+def _read(source: Source, kind: Kind | None, reading: Reading) -> Finding:
     try:
         kind = kind or kind_of(source.path)
         models = scan(source.path, source.name, kind)
     except LayoutError as error:
         return Finding(source, kind, problem=str(error))
-    return Finding(source, kind, models, {name: read_spec(model) for name, model in models.items()})
-
-
-def read_spec(model: FoundModel) -> ModelSpec | SpecError:
-    """The model's settings: those of its `model.yaml`, or what is wrong with it."""
-    if model.spec_file is None:
-        return ModelSpec()
-    try:
-        return parse_spec(model.spec_file.read_text(), str(model.spec_file))
-    except SpecError as error:
-        return error
-    except (OSError, UnicodeDecodeError) as error:
-        return SpecError(f"{model.spec_file}: cannot be read: {error}")
+    specs: dict[str, ModelSpec | SpecError] = {}
+    warnings: dict[str, tuple[str, ...]] = {}
+    for name, model in models.items():
+        read = reading.settings(model)
+        specs[name] = read if isinstance(read, SpecError) else read.spec
+        if isinstance(read, SpecError):
+            if not model.versions:  # otherwise each of them fails with it
+                warnings[name] = (str(read),)
+        elif read.warnings:
+            warnings[name] = read.warnings
+    return Finding(source, kind, models, specs, warnings=warnings)

@@ -5,13 +5,14 @@ Lives on the event loop; only `Session.run` is called elsewhere (by the batcher'
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from enum import Enum
 
 from serving.backends.base import Session
 from serving.batching.batcher import Batcher, BatchPolicy, Ran
 from serving.core.errors import ErrorKind, ServingError
-from serving.core.metrics import Metrics
+from serving.core.metrics import Metrics, ShadowMetrics
 from serving.core.spec import ModelSpec
 from serving.core.statistics import Statistics
 from serving.core.types import Tensors
@@ -69,6 +70,16 @@ class Version:
         self.notes: Mapping[str, str] = {}
         self.class_labels: Mapping[str, Sequence[str]] = {}
         self.sample: Tensors | None = None  # the smallest input that the model is known to take
+        self.trying = False  # LOADING, and for now in a process of its own
+        self.memory_bytes: int | None = None  # what it takes; None: not known
+        self.load_s: float | None = None  # how long it took to load, once it is READY
+        self.retry_at: float | None = None  # when it is tried again after FAILED (monotonic); None: not by itself
+        self.attempts = 0  # that failed in a row, this one included
+        self.quarantined = False  # FAILED, and not tried again before its content changes
+        self.no_room = False  # FAILED, since there was no memory for it
+        self.used_at = 0.0  # when it was last asked for an inference, or READY (monotonic)
+        self.copying = 0  # leases that are for copies of requests
+        self.shadowed: ShadowMetrics | None = None  # what came of these copies; None: there were none
         self._leases = 0
         self._unleased = asyncio.Event()
         self._unleased.set()
@@ -100,18 +111,21 @@ class Version:
         """
         spec, session = self.spec, loaded.session
         observed = metrics.batches(self.model, str(self.number))
+        statistics = self.statistics  # with `self`, this would be a cycle: when it ends, it would wait to be collected
         policy = BatchPolicy(
             max(contract.max_batch_size for contract in loaded.contracts.values()),
             spec.max_queue_rows,
             spec.max_queue_delay_ms / 1000,
             spec.instances,
+            max(contract.max_request_rows for contract in loaded.contracts.values()),
         )
 
         def on_run(ran: Ran) -> None:
             observed.observe(ran.rows)
-            self.statistics.ran(ran.rows, ran.input_s, ran.run_s, ran.output_s)
+            statistics.ran(ran.rows, ran.input_s, ran.run_s, ran.output_s)
 
         self.batcher = Batcher(str(self), session.run, policy, loop, on_run)
+        self.used_at = time.monotonic()
         self.session = session
         self.contracts = loaded.contracts
         self.contract = loaded.contract
@@ -132,8 +146,8 @@ class Version:
 
     @property
     def leases(self) -> int:
-        """Requests that use this version now; it is not unloaded under them."""
-        return self._leases
+        """Requests that use this version now, copies not counted; it is not unloaded under either."""
+        return self._leases - self.copying
 
     def lease(self) -> None:
         if not self._leases:

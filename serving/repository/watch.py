@@ -1,6 +1,7 @@
 """Says when directories should be read again: at once after a file event, and now and then without one.
 
-On the event loop; file events come from a thread of watchfiles.
+On the event loop; file events come from a thread of watchfiles. Those are of a directory, not of a path: when another
+one takes its place, or a link leads elsewhere, the watch begins anew there.
 """
 
 import asyncio
@@ -9,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from watchfiles import awatch
+
+from serving.repository.sources import Identity, identity
 
 log = logging.getLogger(__name__)
 
@@ -22,14 +25,15 @@ class Watch:
     """
 
     def __init__(self, directories: Sequence[Path], poll_s: float, wait_s: Callable[[], float]) -> None:
-        self._directories = directories
+        self._directories = tuple(directories)
         self._poll_s = poll_s
         self._wait_s = wait_s
         self._news = asyncio.Event()
 
     async def changes(self) -> AsyncIterator[None]:
         """Yields for ever, each time that it is worth while to look."""
-        listening = asyncio.create_task(self._listen())
+        watched = await asyncio.to_thread(_identities, self._directories)
+        listening = asyncio.create_task(self._listen(watched))
         try:
             while True:
                 try:
@@ -38,16 +42,31 @@ class Watch:
                 except TimeoutError:
                     pass
                 self._news.clear()
+                there = await asyncio.to_thread(_identities, self._directories)
+                if there != watched:
+                    await _ended(listening)
+                    watched = there
+                    listening = asyncio.create_task(self._listen(watched))
                 yield
         finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+            await _ended(listening)
 
-    async def _listen(self) -> None:
-        if not self._directories:
+    async def _listen(self, watched: dict[Path, Identity]) -> None:
+        there = [path for path, which in watched.items() if which is not None]
+        if not there:
             return
         try:
-            async for _ in awatch(*self._directories, debounce=200, step=50, rust_timeout=0):
+            async for _ in awatch(*there, debounce=200, step=50, rust_timeout=0):
                 self._news.set()
         except OSError as error:
             log.warning("no file events (%s): directories are read every %g s instead", error, self._poll_s)
+
+
+def _identities(directories: Sequence[Path]) -> dict[Path, Identity]:
+    """Blocking."""
+    return {path: identity(path) for path in directories}
+
+
+async def _ended(listening: "asyncio.Task[None]") -> None:
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)

@@ -5,7 +5,7 @@ inference more than all the rest of it.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from inspect import isawaitable
 from typing import Any
 
@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from serving.core.errors import ServingError
 from serving.protocols.http import HttpReply, error_reply
+from serving.protocols.manage import Manage
 from serving.protocols.oip.rest import HEADER_LENGTH, OipRest
 from serving.protocols.status import Family
 from serving.protocols.tfs.rest import TfsRest
@@ -30,11 +31,20 @@ class HttpApp:
     """Plain ASGI. Inference is answered here, all else by FastAPI."""
 
     def __init__(
-        self, oip: OipRest, tfs: TfsRest, metrics_text: Callable[[], bytes], examples: openapi.Examples
+        self,
+        oip: OipRest,
+        tfs: TfsRest,
+        own: Manage,
+        metrics_text: Callable[[], bytes],
+        examples: openapi.Examples,
+        metrics_path: str = "/metrics",
     ) -> None:
+        """`metrics_path` is where metrics are, besides at `/metrics`."""
         self._oip = oip
         self._tfs = tfs
-        self._fastapi = _documented(oip, tfs, metrics_text, examples)
+        table = (*routes.oip(oip), *routes.tfs(tfs), *routes.manage(own))
+        self._metrics_path = metrics_path
+        self._fastapi = _documented(table, metrics_text, examples, metrics_path)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -42,7 +52,7 @@ class HttpApp:
             if scope["method"] == "POST" and (match := _INFER.fullmatch(path)) is not None:
                 await self._infer(match[1], match[2], scope["headers"], receive, send)
                 return
-            if _TFS.match(path) is not None:
+            if _TFS.match(path) is not None and path != self._metrics_path:
                 await self._serve_tfs(scope, receive, send)
                 return
         await self._fastapi(scope, receive, send)
@@ -58,20 +68,21 @@ class HttpApp:
                 accept = value
         body = await _whole_body(receive)
         try:
-            reply = await self._oip.infer(model, version, body, header_length, encoding, accept)
+            reply = await self._oip.infer(model, version, body, header_length, encoding, accept, headers)
         except ServingError as error:
             reply = error_reply(error, Family.OIP)
         await _send(reply, send)
 
     async def _serve_tfs(self, scope: Any, receive: Any, send: Any) -> None:
         encoding = origin = None
-        for name, value in scope["headers"]:
+        headers = scope["headers"]
+        for name, value in headers:
             if name == b"content-encoding":
                 encoding = value
             elif name == b"origin":
                 origin = value
         body = await _whole_body(receive)
-        await _send(await self._tfs.handle(scope["method"], _raw_path(scope), body, encoding, origin), send)
+        await _send(await self._tfs.handle(scope["method"], _raw_path(scope), body, encoding, origin, headers), send)
 
 
 async def _whole_body(receive: Any) -> bytes:
@@ -94,12 +105,10 @@ def _raw_path(scope: Any) -> str:
     return scope["path"] if raw is None else raw.decode("latin-1")
 
 
-def _documented(oip: OipRest, tfs: TfsRest, metrics_text: Callable[[], bytes], examples: openapi.Examples) -> FastAPI:
+def _documented(
+    table: Iterable[Route], metrics_text: Callable[[], bytes], examples: openapi.Examples, metrics_path: str
+) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, redirect_slashes=False, default_response_class=Response)
-
-    @app.exception_handler(ServingError)
-    async def serving_error(_request: Request, error: ServingError) -> Response:
-        return _response(error_reply(error, Family.OIP))
 
     @app.exception_handler(HTTPException)
     async def http_error(_request: Request, error: HTTPException) -> Response:
@@ -111,13 +120,16 @@ def _documented(oip: OipRest, tfs: TfsRest, metrics_text: Callable[[], bytes], e
     async def unforeseen(_request: Request, _error: Exception) -> Response:
         return _response(openapi.plain_error(500))  # the trace goes to the log, where the connection writes it
 
-    for route in (*routes.oip(oip), *routes.tfs(tfs)):
+    for route in table:
         _add(app, route)
 
     @app.get("/metrics/", include_in_schema=False)
     @app.get("/metrics", summary="Prometheus metrics", tags=["observability"])
     async def metrics() -> Response:
         return Response(metrics_text(), media_type=_METRICS_TYPE)
+
+    if metrics_path != "/metrics":
+        app.add_api_route(metrics_path, metrics, include_in_schema=False)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
@@ -133,11 +145,15 @@ def _add(app: FastAPI, route: Route) -> None:
             request.method,
             _raw_path(request.scope),
             request.path_params,
+            request.query_params.multi_items(),
             dict(request.headers.raw),
             await request.body(),
         )
-        reply = route.answer(ask)
-        return _response(await reply if isawaitable(reply) else reply)
+        try:
+            reply = route.answer(ask)
+            return _response(await reply if isawaitable(reply) else reply)
+        except ServingError as error:
+            return _response(error_reply(error, route.family))
 
     app.add_api_route(
         route.path,
@@ -146,7 +162,7 @@ def _add(app: FastAPI, route: Route) -> None:
         summary=route.summary,
         tags=[route.tag],
         responses={status: openapi.error(status, route.path) for status in route.errors},
-        openapi_extra=openapi.extra(route.path, route.body),
+        openapi_extra=openapi.extra(route.path, route.body, route.query),
         include_in_schema=route.documented,
         name=f"{route.method} {route.path}",
     )

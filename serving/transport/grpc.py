@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
@@ -50,20 +51,31 @@ class GrpcListener:
             handlers |= {name: _stream(method, service.family, self._calls) for name, method in service.streams.items()}
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.service, handlers),))
 
-    async def listen(self, host: str, port: int) -> int:
+    async def listen(self, host: str, port: int | None, path: Path | None = None) -> int:
         """Binds and accepts; returns the port, which the system chose if `port` is 0.
 
+        Args:
+            port: None: there is none, and 0 is returned.
+            path: a Unix socket to accept on too.
+
         Raises:
-            OSError: the port is taken, or the host is not one of this machine.
+            OSError: the port is taken, or the host is not one of this machine; or the socket cannot be made.
         """
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        _try_to_bind(host, port)  # gRPC itself would log a failure in its own way, and not say why
+        bound = 0
         try:
-            bound = self._server.add_insecure_port(address)
+            if path is not None and not self._server.add_insecure_port(f"unix:{path}"):
+                raise OSError(f"cannot listen on the socket '{path}'")
+            if port is not None:
+                bound = self._bind(host, port)
         except RuntimeError as error:
             raise OSError(str(error)) from error
         await self._server.start()
         return bound
+
+    def _bind(self, host: str, port: int) -> int:
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        _try_to_bind(host, port)  # gRPC itself would log a failure in its own way, and not say why
+        return self._server.add_insecure_port(address)
 
     async def stop(self, limit_s: float) -> bool:
         """Refuses new calls and waits for those under way, at most `limit_s`; then cancels them.
@@ -172,7 +184,6 @@ def _stream(method: StreamMethod, family: Family, calls: _Calls) -> Any:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "Server exiting")
         calls.under_way += 1
         about = _about(context)
-        about.metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         reader = _Requests(requests)
         calls.streams.add(reader)
         answers: Any = method(reader, about)
@@ -191,7 +202,8 @@ def _stream(method: StreamMethod, family: Family, calls: _Calls) -> Any:
 
 def _about(context: Context) -> Call:
     remaining = context.time_remaining()
-    return Call(None if remaining is None else time.monotonic() + remaining)
+    deadline = None if remaining is None else time.monotonic() + remaining
+    return Call(deadline, context.invocation_metadata)
 
 
 def _fail(context: Context, family: Family, about: Call, error: Exception) -> None:

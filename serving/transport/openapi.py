@@ -22,8 +22,8 @@ _NAMES = {"label": "stable", "region": "region0"}  # examples for parameters tha
 _BODIES = {"infer": "infer", "predict": "predict", "generate": "generate", "generate_stream": "generate"}
 _ABOUT = (
     "The Open Inference Protocol (KServe v2, with Triton's extensions) under `/v2`, TensorFlow Serving's API under "
-    "`/v1`. The same models answer over gRPC as `inference.GRPCInferenceService` and "
-    "`tensorflow.serving.PredictionService`. "
+    "`/v1`, operation of this server under `/serving`. The same models answer over gRPC as "
+    "`inference.GRPCInferenceService` and `tensorflow.serving.PredictionService`. "
     "The examples are made from the models that are loaded now, so they work as they stand."
 )
 
@@ -38,16 +38,24 @@ def error(status: int, path: str) -> dict[str, Any]:
     }
 
 
-def extra(path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-    """What FastAPI cannot know of a route: its body, and the parameters in its path."""
-    names = re.findall(r"{(\w+)}", path)
-    found: dict[str, Any] = {"parameters": [_path_parameter(name) for name in names]} if names else {}
+def extra(
+    path: str, body: dict[str, Any] | None = None, query: Mapping[str, dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """What FastAPI cannot know of a route: its body, and the parameters in its path and behind it."""
+    parameters = [_path_parameter(name) for name in re.findall(r"{(\w+)}", path)]
+    parameters += [_query_parameter(name, schema) for name, schema in (query or {}).items()]
+    found: dict[str, Any] = {"parameters": parameters} if parameters else {}
     return {**found, "requestBody": body} if body else found
 
 
 def _path_parameter(name: str) -> dict[str, Any]:
     schema = {"type": "string", "pattern": "^[0-9]+$"} if name == "version" else {"type": "string"}
     return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _query_parameter(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {key: value for key, value in schema.items() if key != "description"}
+    return {"name": name, "in": "query", "description": schema["description"], "schema": plain}
 
 
 def document(app: FastAPI, examples: Mapping[str, Example]) -> dict[str, Any]:
@@ -57,6 +65,8 @@ def document(app: FastAPI, examples: Mapping[str, Example]) -> dict[str, Any]:
         for operation in operations.values():
             operation["parameters"] = [{**parameter} for parameter in operation.get("parameters", [])]
             for parameter in operation["parameters"]:
+                if parameter["in"] == "query":
+                    continue
                 if parameter["name"] == "model" and examples:
                     parameter["example"] = next(iter(examples))
                 elif parameter["name"] == "version" and examples:

@@ -3,12 +3,14 @@
 One line for a route; FastAPI gets them from here, for its router and for the OpenAPI document.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.protocols.http import HttpReply
+from serving.protocols.manage import Manage
 from serving.protocols.oip.rest import HEADER_LENGTH, OipRest
+from serving.protocols.status import Family
 from serving.protocols.tfs.rest import TfsRest
 from serving.transport import schemas
 
@@ -20,6 +22,7 @@ class Ask:
     method: str
     raw_path: str  # as it came, percent-encoded
     path: Mapping[str, str]  # parameters in the path, decoded
+    query: Sequence[tuple[str, str]]  # parameters behind it, decoded
     headers: Mapping[bytes, bytes]
     body: bytes
 
@@ -36,18 +39,23 @@ class Ask:
         return self.headers.get(b"content-encoding")
 
 
+Answer = Callable[[Ask], HttpReply | Awaitable[HttpReply]]
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`errors` are the statuses that it may answer with besides 200."""
+    """`errors` are the statuses that it may answer with besides 200, `query` the schemas of its parameters."""
 
     method: str
     path: str
     summary: str
     tag: str
-    answer: Callable[[Ask], HttpReply | Awaitable[HttpReply]]
+    answer: Answer
     errors: tuple[int, ...] = ()
     body: dict[str, Any] | None = None
+    query: Mapping[str, dict[str, Any]] | None = None
     documented: bool = True
+    family: Family = Family.OIP  # of its errors
 
 
 _FOUND = (400, 404, 503)
@@ -84,7 +92,7 @@ def oip(rest: OipRest) -> Iterator[Route]:
         "/generate",
         "Run the model on plain JSON values",
         "inference",
-        lambda a: rest.generate(a.model, a.version, a.body, a.encoding, stream=False),
+        lambda a: rest.generate(a.model, a.version, a.body, a.encoding, a.headers.items(), stream=False),
         _RUN,
         schemas.GENERATE,
     )
@@ -93,7 +101,7 @@ def oip(rest: OipRest) -> Iterator[Route]:
         "/generate_stream",
         "The same, answered as server-sent events",
         "inference",
-        lambda a: rest.generate(a.model, a.version, a.body, a.encoding, stream=True),
+        lambda a: rest.generate(a.model, a.version, a.body, a.encoding, a.headers.items(), stream=True),
         _RUN,
         schemas.GENERATE,
     )
@@ -105,7 +113,13 @@ def oip(rest: OipRest) -> Iterator[Route]:
 def infer(rest: OipRest, ask: Ask) -> Awaitable[HttpReply]:
     headers = ask.headers
     return rest.infer(
-        ask.model, ask.version, ask.body, headers.get(HEADER_LENGTH), ask.encoding, headers.get(b"accept-encoding")
+        ask.model,
+        ask.version,
+        ask.body,
+        headers.get(HEADER_LENGTH),
+        ask.encoding,
+        headers.get(b"accept-encoding"),
+        headers.items(),
     )
 
 
@@ -114,7 +128,7 @@ def _of_model(
     end: str,
     summary: str,
     tag: str,
-    answer: Callable[[Ask], HttpReply | Awaitable[HttpReply]],
+    answer: Answer,
     errors: tuple[int, ...],
     body: dict[str, Any] | None = None,
 ) -> Iterator[Route]:
@@ -223,7 +237,7 @@ def tfs(rest: TfsRest) -> Iterator[Route]:
     lines are the documentation of it."""
 
     def answer(ask: Ask) -> Awaitable[HttpReply]:
-        return rest.handle(ask.method, ask.raw_path, ask.body, ask.encoding)
+        return rest.handle(ask.method, ask.raw_path, ask.body, ask.encoding, headers=ask.headers.items())
 
     tag = "TensorFlow Serving"
     places = (
@@ -241,3 +255,61 @@ def tfs(rest: TfsRest) -> Iterator[Route]:
             ("regress", "Run a regression on examples", schemas.EXAMPLES),
         ):
             yield Route("POST", f"{path}:{verb}", summary + which, tag, answer, (400, 404, 500, 501, 503, 504), body)
+
+
+def manage(own: Manage) -> Iterator[Route]:
+    """Operation of this server: not part of any protocol."""
+    one, all_errors = "/serving/models/{model}", (400, 403, 404, 409, 503)
+
+    def route(method: str, path: str, summary: str, answer: Answer, errors: tuple[int, ...] = (), **more: Any) -> Route:
+        return Route(method, path, summary, "operation", answer, errors, family=Family.OWN, **more)
+
+    def change(verb: str, summary: str, answer: Answer, body: dict[str, Any]) -> Route:
+        return route("POST", f"{one}/{verb}", summary, answer, all_errors, body=body)
+
+    yield route("GET", "/serving/models", "How all models stand", lambda _: own.models())
+    yield route("GET", one, "How a model and its versions stand", lambda a: own.model(a.model), (404,))
+    yield route(
+        "GET",
+        "/serving/events",
+        "What has happened, and what happens next",
+        lambda a: own.events(a.query),
+        (400,),
+        query=schemas.EVENTS,
+    )
+    yield change(
+        "load",
+        "Read the model's directory now, and wait until it is served",
+        lambda a: own.load(a.model, a.body),
+        schemas.OWN_LOAD,
+    )
+    yield change(
+        "unload",
+        "Take the model out of service until it is loaded again",
+        lambda a: own.unload(a.model, a.body),
+        schemas.OWN_UNLOAD,
+    )
+    yield change(
+        "promote",
+        "Make a version the stable one, which takes all requests",
+        lambda a: own.promote(a.model, a.body),
+        schemas.PROMOTE,
+    )
+    yield change(
+        "rollback",
+        "End what is on trial, or go back to the version that was stable before",
+        lambda a: own.rollback(a.model, a.body),
+        schemas.ROLLBACK,
+    )
+    yield change(
+        "labels",
+        "Give a label to a version, or take it away",
+        lambda a: own.label(a.model, a.body),
+        schemas.LABEL,
+    )
+    yield change(
+        "traffic",
+        "Share the model's requests out among its versions",
+        lambda a: own.traffic(a.model, a.body),
+        schemas.TRAFFIC,
+    )

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from serving.core.traffic import Traffic
+
 
 def _body(schema: dict[str, Any], required: bool = True, description: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {"required": required, "content": {"application/json": {"schema": schema}}}
@@ -79,3 +81,71 @@ EXAMPLES = _body(
         examples={**_array({"type": "object"}), "minItems": 1},
     )
 )
+
+# Ours, below /serving. Keys that are not listed are refused there.
+
+_VERSION = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer", "minimum": 1}, {"type": "null"}]}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema of pydantic's without references, which would have to be to the document's own place for them."""
+    parts = schema.pop("$defs", {})
+
+    def inline(value: Any) -> Any:
+        if isinstance(value, dict):
+            if "$ref" in value:
+                return inline(parts[value["$ref"].rpartition("/")[2]])
+            return {key: inline(inner) for key, inner in value.items() if key != "title"}
+        return [inline(inner) for inner in value] if isinstance(value, list) else value
+
+    found: dict[str, Any] = inline(schema)
+    return found
+
+
+def _closed(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
+    return {**_object(required, **properties), "additionalProperties": False}
+
+
+OWN_LOAD = _body(
+    _closed(force={**_FLAG, "default": False}),
+    required=False,
+    description="`force`: try again what is in quarantine, and take a version that is slower than allowed.",
+)
+OWN_UNLOAD = _body(_closed(), required=False)
+PROMOTE = _body(
+    _closed(version=_VERSION),
+    required=False,
+    description="`version`: a number or a label. Without it: the canary, or the highest version that is ready.",
+)
+ROLLBACK = _body(
+    _closed(version=_VERSION),
+    required=False,
+    description=(
+        "`version`: a number or a label. Without it, a canary or shadow ends; if there is none, the version that was "
+        "stable before takes all."
+    ),
+)
+LABEL = _body(
+    _closed(
+        ("label", "version"),
+        label={"type": "string", "minLength": 1},
+        version={"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]},
+    ),
+    description="`version`: null takes the label away.",
+)
+TRAFFIC = _body(
+    {"anyOf": [_inlined(Traffic.model_json_schema()), {"type": "null"}]},
+    description="Replaces all that was set before; null: back to what the model's settings say.",
+)
+EVENTS = {
+    "after": {**_COUNT, "default": 0, "description": "the number of the last event that you have"},
+    "model": {**_TEXT, "description": "only those of this model"},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100, "description": "the newest so many"},
+    "wait_s": {
+        "type": "number",
+        "minimum": 0,
+        "maximum": 30,
+        "default": 0,
+        "description": "how long to wait for the first one, if there is none",
+    },
+}

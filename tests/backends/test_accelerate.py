@@ -1,5 +1,6 @@
 """SavedModels in ONNX Runtime: what is converted, what is believed, and what happens when conversion fails."""
 
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -136,11 +137,35 @@ def instead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> Non
 def test_it_crashes_or_takes_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, limit_s: float, told: str
 ) -> None:
-    (tmp_path / "loaded").touch()
-    instead(monkeypatch, tmp_path, script)
+    instead(monkeypatch, tmp_path, f'touch "$5/loaded"; {script}')
     with pytest.raises(ConversionError) as error:
-        convert.convert(tmp_path, ONNX, tmp_path, time_limit_s=limit_s)
+        convert.convert(tmp_path, ONNX, tmp_path, limit_s=limit_s)
     assert str(error.value) == f"the conversion to ONNX {told}"
+
+
+def test_a_result_that_is_there_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial load has left it."""
+    done = Report({"serving_default": Conversion(SIGNATURE, "0.onnx")}, {})
+    (tmp_path / "done").write_bytes(pickle.dumps(done))
+    instead(monkeypatch, tmp_path, f'cp "{tmp_path}/done" "$5/report.pickle"')
+    assert convert.convert(tmp_path, ONNX, tmp_path) == done
+    instead(monkeypatch, tmp_path, "exit 1")
+    assert convert.convert(tmp_path, ONNX, tmp_path) == done
+
+
+def test_a_conversion_that_failed_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(monkeypatch, tmp_path, 'touch "$5/loaded"; kill -SEGV $$')
+    for _ in range(2):
+        with pytest.raises(ConversionError, match=r"^the conversion to ONNX was ended by SIGSEGV$"):
+            convert.convert(tmp_path, ONNX, tmp_path)
+        instead(monkeypatch, tmp_path, "exit 0")
+
+
+def test_where_it_ran_out_of_memory_it_may_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(monkeypatch, tmp_path, "kill -KILL $$")
+    with pytest.raises(LoadError, match="was ended by SIGKILL while it loaded the model") as error:
+        convert.convert(tmp_path, ONNX, tmp_path)
+    assert error.value.retry
 
 
 def test_it_crashes_while_tensorflow_loads_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +265,8 @@ def test_a_form_that_agrees_is_served(
     assert session.signatures == {"serving_default": SIGNATURE}
     assert tensorflow == []
     assert not directories[0].exists()  # the runtime has read what it needs
+    accelerate.load(tmp_path, ModelSpec(accelerate_tolerance=1e-3), tmp_path).close()
+    assert directories[1].is_relative_to(tmp_path) and directories[1].exists()  # for another load of this version
     x = np.ones((3, 2), np.float32)
     np.testing.assert_allclose(session.run({"x": x}, ("y",))["y"], 2.0001 * x)
     session.close()

@@ -103,3 +103,39 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, text: str, told: str) -> Non
     with pytest.raises(LoadError) as error:
         load(tmp_path, text)
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+# Without an artifact
+
+
+def declared(inputs: dict[str, object], outputs: dict[str, object]) -> ModelSpec:
+    return ModelSpec.model_validate({"backend": "identity", "inputs": inputs, "outputs": outputs})
+
+
+def test_what_the_settings_declare(tmp_path: Path) -> None:
+    spec = declared({"a": "BYTES", "b": {"datatype": "INT32", "shape": [-1, 2]}}, {"c": "BYTES", "d": "INT32"})
+    session = registry.load(tmp_path, spec)
+    assert session.platform == "identity"
+    assert session.signatures[DEFAULT_SIGNATURE] == Signature(
+        {"a": TensorSpec("a", dtypes.BYTES, None), "b": TensorSpec("b", dtypes.INT32, (-1, 2))},
+        {"c": TensorSpec("c", dtypes.BYTES, None), "d": TensorSpec("d", dtypes.INT32, (-1, 2))},
+    )
+    b = np.ones((1, 2), np.int32)
+    assert session.run({"a": b, "b": b}, ["d"])["d"] is b
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "told"),
+    [
+        ({"a": "BYTES"}, {"c": "BYTES", "d": "BYTES"}, "1 inputs cannot come back as 2 outputs"),
+        ({"a": "BYTES"}, {"c": "INT32"}, "input 'a' is BYTES, so it cannot come back as INT32"),
+        ({"a": "FP31"}, {"c": "FP31"}, "expected one of BOOL, UINT8"),
+        ({}, {}, "no model in "),
+    ],
+)
+def test_what_cannot_come_back(
+    tmp_path: Path, inputs: dict[str, object], outputs: dict[str, object], told: str
+) -> None:
+    with pytest.raises(LoadError) as error:
+        registry.load(tmp_path, declared(inputs, outputs))
+    assert told in str(error.value)

@@ -1,5 +1,8 @@
 """ONNX Runtime behind the session interface, with real graphs."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -23,6 +26,8 @@ from serving.core.spec import ModelSpec
 from serving.core.types import DEFAULT_SIGNATURE, InferRequest, Signature, SignatureMethod, TensorSpec
 from serving.core.validate import Contract
 from tests import models
+
+ROOT = Path(__file__).parents[2]
 
 EXTREMES: dict[str, list[Any]] = {
     "BOOL": [True, False],
@@ -414,3 +419,13 @@ def test_both_builds_of_the_runtime_are_refused(load: Any, monkeypatch: pytest.M
 def test_one_build_of_the_runtime_is_fine(load: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     install(monkeypatch, **{name: "1.30.0"})
     load(models.scale(2))
+
+
+def test_the_runtime_does_not_report_to_its_maker(tmp_path: Path) -> None:
+    """It would leave a database of reports in the home directory, and send them."""
+    env = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    env |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    code = "from serving.backends import onnx; print(len(onnx.ort.get_available_providers()))"
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 0
+    assert list(tmp_path.rglob("*")) == []

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from serving.backends import registry
@@ -28,6 +29,7 @@ def touch(directory: Path, *names: str) -> None:
         (["model.onnx", "model.onnx.data", "golden.npz", "MANIFEST.json"], ("onnx", "model.onnx")),
         (["net.onnx", ".half-written.onnx"], ("onnx", "net.onnx")),
         (["a.onnx", "b.onnx"], None),
+        (["model.onnx/model.onnx", "model.onnx/weights"], ("onnx", "model.onnx/model.onnx")),
         (["saved_model.pb", "variables/variables.index"], ("tensorflow", ".")),
         (["model.savedmodel/saved_model.pb"], ("tensorflow", "model.savedmodel")),
         (["model.savedmodel/weights.bin"], None),
@@ -46,6 +48,38 @@ def test_of_several_artifacts_one_may_be_meant(tmp_path: Path) -> None:
     touch(tmp_path, "saved_model.pb", "model.onnx", "identity.yaml")
     assert registry.find_artifact(tmp_path, "tensorflow") == ("tensorflow", tmp_path)
     assert registry.find_artifact(tmp_path, "identity") == ("identity", tmp_path / "identity.yaml")
+
+
+@pytest.mark.parametrize(
+    ("file", "backend", "found"),
+    [
+        ("b.onnx", None, ("onnx", "b.onnx")),
+        ("net", "onnx", ("onnx", "net")),
+        ("c.onnx", None, ("onnx", "c.onnx/model.onnx")),
+        ("d", None, ("tensorflow", "d")),
+        ("d", "tensorflow", ("tensorflow", "d")),
+        ("e.yaml", None, ("identity", "e.yaml")),
+        ("e.yaml", "onnx", None),
+        ("b.onnx", "tensorflow", None),
+        ("nosuch.onnx", None, None),
+    ],
+)
+def test_an_artifact_of_another_name(
+    tmp_path: Path, file: str, backend: str | None, found: tuple[str, str] | None
+) -> None:
+    touch(tmp_path, "model.onnx", "b.onnx", "net", "c.onnx/model.onnx", "d/saved_model.pb", "e.yaml")
+    expected = None if found is None else (found[0], tmp_path / found[1])
+    assert registry.find_artifact(tmp_path, backend, file) == expected
+
+
+def test_the_artifact_that_the_settings_name(tmp_path: Path) -> None:
+    for name, factor in (("model.onnx", 2), ("three.onnx", 3)):
+        models.save(models.scale(factor), tmp_path / name)
+    x = {"x": np.ones((1, 4), np.float32)}
+    assert registry.load(tmp_path, ModelSpec(file="three.onnx")).run(x, ["y"])["y"][0, 0] == 3
+    with pytest.raises(LoadError) as error:
+        registry.load(tmp_path, ModelSpec(file="four.onnx"))
+    assert str(error.value) == f"no model in '{tmp_path.name}' (looked for four.onnx)"
 
 
 def test_a_directory_is_no_artifact_whatever_its_name(tmp_path: Path) -> None:
@@ -75,7 +109,7 @@ def test_the_backend_may_be_named(tmp_path: Path, backend: str | None) -> None:
 @pytest.mark.parametrize("backend", ["tensorflow", "identity"])
 def test_a_backend_that_does_not_read_the_artifact_is_refused(tmp_path: Path, backend: str) -> None:
     models.save(models.scale(2), tmp_path / "model.onnx")
-    with pytest.raises(LoadError, match=rf"asks for the backend '{backend}', but 'model\.onnx' is for 'onnx'"):
+    with pytest.raises(LoadError, match=rf"ask for the backend '{backend}', but 'model\.onnx' is for 'onnx'"):
         registry.load(tmp_path, ModelSpec.model_validate({"backend": backend}))
 
 

@@ -544,3 +544,19 @@ async def test_an_idle_instance_holds_no_tensors() -> None:
         while any(ref() is not None for ref in held):  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.001)
     await batcher.close()
+
+
+@on_loop
+async def test_times_of_a_batcher_in_the_background_are_of_the_processor() -> None:
+    """While it waits for its turn the clock goes on; here it waits for something else."""
+    seen: list[Ran] = []
+    gate = Gate()
+    batcher = Batcher("m/1", gate, BatchPolicy(), asyncio.get_running_loop(), seen.append, background=True)
+    item = batcher.submit({"x": rows(1, 2)}, ("y",), 2)
+    await gate.entered()
+    await asyncio.sleep(0.3)
+    gate.open()
+    _, timing = await item.reply
+    await batcher.close()
+    assert seen[0].run_s < 0.2 < timing.compute_s  # it computes for microseconds
+    assert (timing.run_s, timing.rows) == (seen[0].run_s, 2)

@@ -9,6 +9,7 @@ import pytest
 
 from serving.backends import registry
 from serving.backends.base import Session
+from serving.batching import probe
 from serving.batching.probe import prove_rows_apart, repeat_rows
 from serving.core import dtypes
 from serving.core.spec import ModelSpec
@@ -114,6 +115,31 @@ def signature(*shape: int) -> Signature:
 
 def function(of: Callable[[np.ndarray], np.ndarray]) -> Callable[[Tensors, tuple[str, ...]], Tensors]:
     return lambda inputs, outputs: {name: of(inputs["x"]) for name in outputs}
+
+
+def test_generated_rows_are_few_where_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def run(x: np.ndarray) -> np.ndarray:
+        seen.append(len(x))
+        return x
+
+    monkeypatch.setattr(probe, "_BYTES", 3 * 4 * 100)
+    assert prove_rows_apart(function(run), signature(-1, 100)).mergeable
+    assert max(seen) == 3
+    monkeypatch.setattr(probe, "_BYTES", 1)
+    seen.clear()
+    assert prove_rows_apart(function(run), signature(-1, 100)).mergeable  # two are needed
+    assert max(seen) == 2
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 100])
+def test_rows_are_repeated(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(probe, "_FILL_BYTES", 50)  # several steps
+    row = {"x": np.arange(3, dtype=np.int32)[None], "text": np.array([[b"a", b""]], object), "s": np.ones(1)}
+    for name, array in repeat_rows(row, rows).items():
+        assert array.dtype == row[name].dtype
+        np.testing.assert_array_equal(array, np.repeat(row[name], rows, axis=0))
 
 
 def test_a_model_that_needs_several_rows_is_not_merged_and_can_be_loaded() -> None:

@@ -48,6 +48,15 @@ def test_a_batch_holds_so_many_rows_in_order_of_arrival(rows: list[int], expecte
     assert batches(queue_of(*(item(n) for n in rows), max_rows=4)) == expected
 
 
+def test_an_item_of_more_rows_runs_alone_where_that_is_allowed() -> None:
+    queue = BatchQueue(4, 100, 0.0, max_item_rows=9)
+    for now, rows in enumerate((1, 9, 1, 1, 5)):
+        queue.add(item(rows), float(now))
+    assert batches(queue) == [[0], [1], [2, 3], [4]]
+    with pytest.raises(ServingError, match="batch-size must be <= 9, got 10 rows"):
+        queue.add(item(10), 0.0)
+
+
 @pytest.mark.parametrize(
     ("lanes", "expected"),
     [

@@ -17,9 +17,14 @@ pick = st.integers(0, 1000)  # one of several, whatever their number
 
 
 class QueueMachine(RuleBasedStateMachine):
-    @initialize(max_rows=st.integers(1, 6), room=st.integers(6, 20), delay=st.sampled_from([0.0, 2.0]))
-    def begin(self, max_rows: int, room: int, delay: float) -> None:
-        self.queue = BatchQueue(max_rows, room, delay)
+    @initialize(
+        max_rows=st.integers(1, 6),
+        room=st.integers(6, 20),
+        delay=st.sampled_from([0.0, 2.0]),
+        max_item_rows=st.sampled_from([0, 6]),
+    )
+    def begin(self, max_rows: int, room: int, delay: float, max_item_rows: int) -> None:
+        self.queue = BatchQueue(max_rows, room, delay, max_item_rows)
         self.now = 0.0
         self.waiting: list[Item] = []  # oldest first
         self.running: list[list[Item]] = []
@@ -47,7 +52,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.waiting.append(item)
 
     def _refusal(self, rows: int, allowance: int | None) -> ErrorKind | None:
-        if rows > self.queue.max_batch_rows:
+        if rows > self.queue.max_item_rows:
             return ErrorKind.INVALID
         if sum(i.rows for i in self.waiting) + rows > self.queue.max_queue_rows:
             return ErrorKind.QUEUE_FULL
@@ -163,7 +168,7 @@ class QueueMachine(RuleBasedStateMachine):
             return []
         batch: list[Item] = []
         for item in lanes[0]:
-            if sum(i.rows for i in batch) + item.rows > self.queue.max_batch_rows:
+            if batch and sum(i.rows for i in batch) + item.rows > self.queue.max_batch_rows:
                 break
             batch.append(item)
         return batch

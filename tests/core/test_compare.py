@@ -5,8 +5,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from serving.core.compare import difference, largest_difference
+from serving.core.compare import difference, distance, largest_difference
 
 INF, NAN = float("inf"), float("nan")
 
@@ -41,9 +44,9 @@ def test_same(actual: Any, expected: Any, dtype: Any, atol: float, rtol: float) 
         ([1.0], [1.0078125], ml_dtypes.bfloat16, "'y' differs by up to 0.00781 in 1 of 1 elements"),
         ([INF], [1], np.float32, "'y' differs by up to inf in 1 of 1 elements"),
         ([INF], [-INF], np.float32, "'y' differs by up to inf in 1 of 1 elements"),
-        ([NAN, 1], [1, 1.5], np.float32, "'y' differs by up to 0.5 in 2 of 2 elements"),
-        ([NAN], [1], np.float32, "'y' differs by up to nan in 1 of 1 elements"),
-        ([1], [NAN], np.float32, "'y' differs by up to nan in 1 of 1 elements"),
+        ([NAN, 1], [1, 1.5], np.float32, "'y' is NaN in 1 of 2 elements, expected numbers"),
+        ([NAN, 1, NAN], [1, NAN, NAN], np.float32, "'y' is NaN in 1 of 3 elements, expected numbers"),
+        ([1, INF], [NAN, NAN], np.float32, "'y' is a number in 2 of 2 elements, expected NaN"),
         ([True, False], [True, True], np.bool_, "'y' differs in 1 of 2 elements"),
         ([2**63 - 1], [2**63 - 2], np.int64, "'y' differs in 1 of 1 elements"),
         ([b"a", b"b"], [b"a", b"c"], object, "'y' differs in 1 of 2 elements"),
@@ -88,3 +91,60 @@ def test_the_largest_difference(actual: Any, expected: Any, largest: float) -> N
 def test_only_floats_can_differ_by_something() -> None:
     bits = {"a": np.array([1.0], ml_dtypes.bfloat16), "n": np.array([1]), "s": np.array([b"x"], dtype=object)}
     assert largest_difference(bits, {**bits, "a": np.array([1.5], ml_dtypes.bfloat16)}) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "dtype", "same", "absolute", "relative"),
+    [
+        ([1.0, -4.0], [1.0, -4.0], np.float32, True, 0, 0),
+        ([1.0, -4.5], [1.0, -4.0], np.float32, False, 0.5, 0.125),
+        ([1.0, -4.25], [1.0, -4.0], np.float64, True, 0.25, 0.0625),  # within 0.1 + 0.05 x 4
+        ([0.5, 4.0], [0.0, 4.0], np.float32, False, 0.5, 0.125),  # not against the 0 of that element
+        ([0.5, 0.0], [0.0, 0.0], np.float32, False, 0.5, INF),
+        (1.5, 1.0, np.float32, False, 0.5, 0.5),
+        ([], [], np.float32, True, 0, 0),
+        ([NAN, INF, -INF, 1.0], [NAN, INF, -INF, 1.0], np.float32, True, 0, 0),
+        ([NAN, 1.0], [1.0, 1.0], np.float32, False, INF, INF),
+        ([1.0, 1.0], [NAN, 1.0], np.float32, False, INF, INF),
+        ([1.0, 1.0], [INF, 1.0], np.float32, False, INF, INF),
+        ([-INF], [INF], np.float32, False, INF, INF),
+        ([1.5], [1.0], ml_dtypes.bfloat16, False, 0.5, 0.5),
+        ([4, 5], [4, 4], np.int32, False, 1, 0.25),
+        ([2**62 + 1], [2**62], np.int64, False, 0, 0),
+        ([0], [255], np.uint8, False, 255, 1),
+        ([True], [True], np.bool_, True, 0, 0),
+        ([True], [False], np.bool_, False, INF, INF),
+        ([b"a"], [b"a"], object, True, 0, 0),
+        ([b"a"], [b"b"], object, False, INF, INF),
+        ([1.0], [1.0, 1.0], np.float32, False, INF, INF),
+    ],
+)
+def test_how_far_answers_are_apart(
+    actual: Any, expected: Any, dtype: Any, same: bool, absolute: float, relative: float
+) -> None:
+    found = distance({"y": np.array(actual, dtype)}, {"y": np.array(expected, dtype)}, atol=0.1, rtol=0.05)
+    assert (found.same, found.absolute, found.relative) == (same, absolute, relative)
+
+
+def test_the_tensor_that_is_farthest_counts() -> None:
+    one, two = np.array([1.0]), np.array([2.0])
+    found = distance({"a": one, "b": one, "c": one}, {"a": one, "b": two}, atol=0, rtol=0)
+    assert (found.same, found.absolute, found.relative) == (False, 1.0, 0.5)
+    assert distance({"a": one}, {"a": one, "b": one}, atol=0, rtol=0).absolute == INF
+
+
+_FLOATS = st.floats(width=32) | st.sampled_from([0.0, 1.0, INF, -INF, NAN])
+_PAIRS = st.one_of(
+    st.sampled_from([np.float32, np.float64, np.int64, np.bool_]).flatmap(
+        lambda dtype: st.tuples(*2 * [hnp.arrays(dtype, (3,), elements=_FLOATS if dtype is np.float32 else None)])
+    ),
+)
+
+
+@given(_PAIRS, st.sampled_from([0, 0.5, 1e3]), st.sampled_from([0, 0.1]))
+def test_they_are_the_same_where_no_difference_is_found(
+    pair: tuple[np.ndarray, np.ndarray], atol: float, rtol: float
+) -> None:
+    actual, expected = ({"y": array} for array in pair)
+    told = difference(actual, expected, atol=atol, rtol=rtol)
+    assert distance(actual, expected, atol=atol, rtol=rtol).same == (told is None)

@@ -17,6 +17,12 @@ FAMILIES = {
     "serving_queue_rows": "gauge",
     "serving_in_flight_requests": "gauge",
     "serving_model_state": "gauge",
+    "serving_model_memory_bytes": "gauge",
+    "serving_quarantined": "gauge",
+    "serving_events": "counter",
+    "serving_traffic_share": "gauge",
+    "serving_shadow_requests": "counter",
+    "serving_shadow_difference": "histogram",
     "serving_ready": "gauge",
 }
 
@@ -174,3 +180,31 @@ def test_series_of_other_models_are_left_alone() -> None:
     for version in served(metrics):
         metrics.retire("m", version)
     assert "other" in {s.labels["model"] for s in scraped(metrics)["serving_requests"]}
+
+
+# Shares and shadows
+
+
+def test_the_share_of_each_version() -> None:
+    metrics = Metrics(live=lambda: [LiveVersion("m", "1", "READY", 0, 0, share=0.95)])
+    assert value(scraped(metrics)["serving_traffic_share"], model="m", version="1") == 0.95
+
+
+def test_what_became_of_copies_and_how_far_answers_differ() -> None:
+    metrics = Metrics()
+    shadow = metrics.shadow("m", "2")
+    shadow.compared(True, 0.0, 0.0)
+    shadow.compared(False, 0.5, 0.002)
+    shadow.compared(False, float("inf"), float("inf"))
+    shadow.dropped += 3
+    samples = scraped(metrics)["serving_shadow_requests"]
+    assert {s.labels["outcome"]: s.value for s in samples} == {"same": 1, "different": 2, "failed": 0, "dropped": 3}
+    found = {
+        (s.labels["kind"], s.name.rpartition("_")[2], s.labels.get("le", "")): s.value
+        for s in scraped(metrics)["serving_shadow_difference"]
+    }
+    assert [found["absolute", "bucket", le] for le in ("0.0", "0.1", "1.0", "1000.0", "+Inf")] == [1, 1, 2, 2, 3]
+    assert [found["relative", "bucket", le] for le in ("0.0", "0.001", "0.01", "1000.0", "+Inf")] == [1, 1, 2, 2, 3]
+    assert found["absolute", "sum", ""] == 1_000_000.5  # an infinite difference would spoil it for good
+    assert (shadow.largest_absolute, shadow.largest_relative) == (1e6, 1e6)
+    assert metrics.shadow("m", "2") is shadow

@@ -2,7 +2,9 @@
 
 import pytest
 
+from serving.core.declared import Declared, Sample, SampleInput
 from serving.core.spec import Latest, ModelSpec, SpecError, parse_spec
+from serving.core.traffic import Traffic
 
 SOURCE = "models/digits/model.yaml"
 
@@ -26,8 +28,10 @@ def test_every_key_can_be_set() -> None:
     spec = parse_spec(
         """
         backend: onnx
+        file: net.onnx
         versions: [1, 4]
         max_batch_size: 8
+        max_request_rows: 100
         max_queue_delay_ms: 1.5
         max_queue_rows: 100
         queue_timeout_ms: 250
@@ -37,18 +41,23 @@ def test_every_key_can_be_set() -> None:
         version_labels: {stable: 4}
         class_labels: {probabilities: labels.txt}
         inputs: {x: FP32}
-        outputs: {probabilities: FP32}
+        outputs: {probabilities: {datatype: FP32, shape: [-1, 10], reshape: [-1, 10, 1], format: NCHW}}
         tags: [serve, gpu]
         accelerate: onnx
         accelerate_tolerance: 0.001
         warmup: false
+        samples: [{name: one, inputs: {x: {datatype: FP32, shape: [1, 4], values: zero}}, runs: 3}]
+        traffic: {weights: {stable: 95, "5": 5}}
+        latency_limit: 1.5
         """,
         SOURCE,
     )
     assert spec == ModelSpec(
         backend="onnx",
+        file="net.onnx",
         versions=(1, 4),
         max_batch_size=8,
+        max_request_rows=100,
         max_queue_delay_ms=1.5,
         max_queue_rows=100,
         queue_timeout_ms=250,
@@ -57,12 +66,15 @@ def test_every_key_can_be_set() -> None:
         providers=("CPUExecutionProvider",),
         version_labels={"stable": 4},
         class_labels={"probabilities": "labels.txt"},
-        inputs={"x": "FP32"},
-        outputs={"probabilities": "FP32"},
+        inputs={"x": Declared(datatype="FP32")},
+        outputs={"probabilities": Declared(datatype="FP32", shape=(-1, 10), reshape=(-1, 10, 1), format="NCHW")},
         tags=("serve", "gpu"),
         accelerate="onnx",
         accelerate_tolerance=0.001,
         warmup=False,
+        samples=(Sample(name="one", inputs={"x": SampleInput(datatype="FP32", shape=(1, 4), values="zero")}, runs=3),),
+        traffic=Traffic(weights={"stable": 95, "5": 5}),
+        latency_limit=1.5,
     )
     assert spec.model_fields_set == set(ModelSpec.model_fields)
 
@@ -112,6 +124,18 @@ def test_all_mistakes_are_told_at_once() -> None:
         ("max_queue_delay_ms: -1", "'max_queue_delay_ms': input should be greater than or equal to 0, got -1"),
         ("max_queue_delay_ms: 1e6", "'max_queue_delay_ms': input should be"),
         ("max_queue_delay_ms: .nan", "'max_queue_delay_ms': input should be"),
+        ("file: ../up.onnx", "'file': string should match pattern"),
+        ("file: .hidden", "'file': string should match pattern"),
+        ("max_request_rows: 0", "'max_request_rows': input should be greater than or equal to 1, got 0"),
+        ("inputs: {x: {datatpye: FP32}}", "'inputs' (datatype): field required"),
+        ("inputs: {x: {datatype: FP32, shap: [1]}}", "unknown key 'shap' in 'inputs'; did you mean 'shape'?"),
+        ("inputs: {x: {datatype: FP32, shape: [-2]}}", "'inputs' (0): input should be greater than or equal to -1"),
+        ("inputs: {x: {datatype: FP32, reshape: [3]}}", "inputs.x: 'reshape' needs a 'shape'"),
+        (
+            "inputs: {x: {datatype: FP32, shape: [2, -1], reshape: [3, -1]}}",
+            "inputs.x: [2, -1] and [3, -1] have not the same number of elements and open axes",
+        ),
+        ("samples: [{inputs: {x: {datatype: FP31, shape: [1]}}}]", "samples.0.inputs.x: unknown datatype 'FP31'"),
         ("max_queue_rows: 0", "'max_queue_rows': input should be greater than or equal to 1, got 0"),
         ("queue_timeout_ms: 0", "'queue_timeout_ms': input should be greater than 0, got 0"),
         ("max_queue_rows: 2147483648", "'max_queue_rows': input should be less than or equal to 2147483647"),

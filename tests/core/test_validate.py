@@ -274,3 +274,28 @@ def test_a_vector_of_examples_is_a_batch_whatever_rank_is_declared() -> None:
     by = Contract("m", Signature(inputs, outputs, SignatureMethod.CLASSIFY), 8)
     assert by.check(ask(inputs=ints(3, dtype=object))) == 3
     assert "has no shape but model requires batch dimension" in refusal(ask(inputs=ints(dtype=object)), by)
+
+
+X, N = TensorSpec("x", dtypes.FP32, (-1, 4)), TensorSpec("n", dtypes.INT32, (-1,))
+OUT = {"y": TensorSpec("y", dtypes.FP32, (-1, 4)), "z": TensorSpec("z", dtypes.INT64, (-1,))}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "replaces"),
+    [
+        ((X,), OUT, True),
+        ((TensorSpec("x", dtypes.FP32, (-1, 9)),), OUT, True),  # shapes are for each request to tell
+        ((X, TensorSpec("n", dtypes.INT32, (-1,), optional=True)), OUT, True),
+        ((X,), {**OUT, "more": OUT["y"]}, True),
+        ((X, N), OUT, False),
+        ((N,), OUT, False),
+        ((TensorSpec("x", dtypes.FP64, (-1, 4)),), OUT, False),
+        ((X,), {"y": OUT["y"]}, False),
+        ((X,), {**OUT, "z": TensorSpec("z", dtypes.INT32, (-1,))}, False),
+    ],
+)
+def test_whether_a_contract_replaces_another(
+    inputs: tuple[TensorSpec, ...], outputs: dict[str, TensorSpec], replaces: bool
+) -> None:
+    other = Contract("m", Signature({"x": X}, OUT), 8)
+    assert Contract("m", Signature({s.name: s for s in inputs}, outputs), 8).replaces(other) is replaces

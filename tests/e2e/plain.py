@@ -60,7 +60,12 @@ def _refusal(error: Any) -> RefusedError:
 
 
 def helpers(pid: int) -> list[int]:
-    """The children of a process that have not ended."""
+    """The processes of a server that read and write large bodies for it."""
+    return [child for child in children(pid) if b"offload" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def children(pid: int) -> list[int]:
+    """Those of a process that have not ended."""
     listed = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/children")]
     return [child for text in listed for child in map(int, text.split()) if lives(child)]
 

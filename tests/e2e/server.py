@@ -54,7 +54,10 @@ def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
 
 
 class Server:
-    """`serving start ARGS` on free ports. Started by the constructor; `wait_ready` returns when it serves."""
+    """`serving start ARGS` on free ports. Started by the constructor; `wait_ready` returns when it serves.
+
+    `under` is a command that becomes the server: it must exec what follows it. `command`: another one of ours.
+    """
 
     running: ClassVar[set["Server"]] = set()
 
@@ -65,6 +68,8 @@ class Server:
         http_port: int = 0,
         grpc_port: int = 0,
         env: Mapping[str, str] | None = None,
+        under: Sequence[str] = (),
+        command: str = "start",
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.paths = tuple(arg for arg in args if isinstance(arg, Path))
@@ -74,7 +79,7 @@ class Server:
         ports = ("--http-port", str(http_port), "--grpc-port", str(grpc_port))
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "serving", "start", *map(str, args), *ports],
+                [*under, sys.executable, "-m", "serving", command, *map(str, args), *ports],
                 env=_environment(env),
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,

@@ -32,6 +32,7 @@ from tests.e2e.server import LIMIT_S, ROOT, Server
 _DOCUMENTS = {
     "README.md": "## First requests",
     "docs/protocols.md": "",
+    "docs/rollouts.md": "",
     "docs/migrate-from-triton.md": "",
     "docs/migrate-from-tensorflow-serving.md": "",
 }
@@ -232,14 +233,26 @@ def test_examples_print_what_the_document_says(document: str, tmp_path: Path, se
     if any("half_plus_two" in example.code for example in found):
         savedmodels.write("half_plus_two", repo / "half_plus_two/123")
     (tmp_path / ".venv").symlink_to(sys.prefix)
-    traces = tmp_path / "traces.json"
-    server = serve(repo, "--allow-client-shm", "--allow-model-upload", "--trace-file", traces)
+    server = _started(document, repo, serve)
     reader = Reader(tmp_path, server)
     try:
         problems = [problem for example in found if (problem := reader.problem(example))]
     finally:
         reader.close()
     assert not problems, f"{document}: " + "\n\n".join(problems)
+
+
+def _started(document: str, repo: Path, serve: Serve) -> Server:
+    """As the document says, where that is with a list of models; otherwise with all that has to be allowed."""
+    listed = re.search(
+        r"^```text\n(model_config_list .*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL
+    )
+    if listed is None:
+        traces = repo.parent / "traces.json"
+        return serve(repo, "--allow-client-shm", "--allow-model-upload", "--trace-file", traces)
+    file = repo.parent / "models.config"
+    file.write_text(listed[1].replace("/models/", f"{repo}/"))
+    return serve(f"--model_config_file={file}", "--host=127.0.0.1", command="tfs")
 
 
 @pytest.mark.parametrize(

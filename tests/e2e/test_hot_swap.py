@@ -175,7 +175,7 @@ def test_failed_version_is_loaded_when_its_file_is_replaced(serve: Serve, repo: 
 
 
 def test_client_can_see_why_a_load_failed(serve: Serve, repo: Path) -> None:
-    server = serve(repo, *QUICK, "--no-watch")
+    server = serve(repo, *QUICK, "--mode", "explicit", "--load-model", "*")
     garbage(repo)
     answer = server.post("/v2/repository/models/m/load")
     assert answer.status_code == 400
@@ -209,6 +209,10 @@ def test_mistake_in_model_yaml_is_shown_with_the_nearest_key(serve: Serve, repo:
         wait_for(becomes(server, 1, "READY", hint), "the mistake to be shown")
         settings.write_text("max_batch_size: 8\n")
         wait_for(lambda: server.state("m", 1) == ("READY", ""), "the mistake to be forgotten")
+        loaded = {"model": "m", "outcome": "ok"}
+        wait_for(
+            lambda: server.metrics().sum("serving_model_load_seconds_count", **loaded) == 2, "the settings to count"
+        )
         seen.wait_for_more(50)
     assert (seen.failed, seen.wrong) == ([], [])
     answer = server.post(

@@ -28,10 +28,11 @@ from tests.e2e.server import LIMIT_S, Server
 MODELS = ("simple", "simple_identity", "identity_fp32", "writer", "onnx_int32_int32_int32")
 EXAMPLES = 15  # of each kind for each operation
 _none: Any = None  # the routes are only listed, never asked
-OPERATIONS = [(r.method, r.path) for r in (*routes.oip(_none), *routes.tfs(_none)) if r.documented]
+ROUTES = [r for r in (*routes.oip(_none), *routes.tfs(_none), *routes.manage(_none)) if r.documented]
+OPERATIONS = [(r.method, r.path) for r in ROUTES]
 OPERATIONS += [("GET", "/metrics")]
-# What the document forbids: a body of another form, and a version that is no number. Any name is allowed.
-FORBIDDING = [(r.method, r.path) for r in (*routes.oip(_none), *routes.tfs(_none)) if r.body or "{version}" in r.path]
+# What the document forbids: a body or a query of another form, and a version that is no number. Any name is allowed.
+FORBIDDING = [(r.method, r.path) for r in ROUTES if r.body or r.query or "{version}" in r.path]
 ASKED = [(*one, GenerationMode.POSITIVE) for one in OPERATIONS]
 ASKED += [(*one, GenerationMode.NEGATIVE) for one in FORBIDDING if one in OPERATIONS]
 CONFORMANCE = [
@@ -80,6 +81,7 @@ def as_before(server: Server) -> Iterator[None]:
     for name in MODELS:
         answer = server.post(f"/v2/repository/models/{name}/load")
         assert answer.status_code == 200, answer.text
+        assert server.post(f"/serving/models/{name}/traffic", content=b"null").status_code == 200
     for path, value in before.items():
         settable = {k: v for k, v in value.items() if k not in ("log_file", "trace_file", "trace_mode")}
         assert server.post(path, json=settable).json() == value
@@ -106,6 +108,9 @@ def test_operation(schema: Any, session: requests.Session, method: str, path: st
     )
     @given(case=st.sampled_from(cases).flatmap(lambda one: one))
     def ask(case: Any) -> None:
+        wait_s = (case.query or {}).get("wait_s")
+        if isinstance(wait_s, int | float) and 0 < wait_s <= 30:
+            case.query["wait_s"] = 0.01  # as good as any other, and the test does not have to wait as long
         response = case.call(session=session, timeout=LIMIT_S)
         checks = [*CONFORMANCE]
         if response.status_code not in (501, 503, 504):  # which are documented, or the first of the checks fails

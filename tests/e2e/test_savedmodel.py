@@ -275,7 +275,7 @@ def test_check(root: Path, tmp_path: Path) -> None:
     assert "inputs   text BYTES [-1]" in done.stdout
     assert "outputs  id INT64 [-1], upper BYTES [-1]" in done.stdout
     assert "good    mlp version 1: onnxruntime_onnx" in done.stdout
-    assert f"accelerate: {AGREES}" in done.stdout
+    assert f"accelerate {AGREES}" in done.stdout
     assert "wrong   broken version 1: TensorFlow cannot load it: " in done.stdout
 
 

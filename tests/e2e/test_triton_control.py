@@ -32,8 +32,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[Server]:
     repo = triton_models.write(root / "repo", *NAMES, TRACED, COUNTED)
+    mode = ("--mode", "explicit", "--load-model", "*")
     running = Server(
-        root / "logs", repo, "--allow-model-upload", "--trace-file", root / "trace.json", "--no-watch"
+        root / "logs", repo, "--allow-model-upload", "--trace-file", root / "trace.json", *mode
     ).wait_ready()
     yield running
     running.end()

@@ -102,3 +102,18 @@ def test_an_answer_is_read_to_its_end_and_no_further() -> None:
     answers = io.BytesIO(GOOD + GOOD)
     read_answer(answers)
     assert answers.read() == GOOD
+
+
+def test_without_a_time_it_goes_on_until_its_input_ends(tmp_path: Path) -> None:
+    (tmp_path / "body").write_bytes(BODY)
+    with server([GOOD] * 1000) as port:
+        what = task(port, body=str(tmp_path / "body"), seconds=None)
+        argv = [sys.executable, "-m", "loadtests.probe", json.dumps(what)]
+        before_s = time.perf_counter()
+        with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            begun_s = json.loads(process.stdout.readline())["begun_s"]
+            assert before_s < begun_s < time.perf_counter()
+            time.sleep(0.2)
+            output, _ = process.communicate(timeout=60)
+    assert 0 < len(json.loads(output)["latencies_ms"]) < 1000

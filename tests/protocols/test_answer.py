@@ -365,7 +365,7 @@ class TestManagement:
                 tensors,
                 tensors.replace(b'"x"', b'"y"'),
             )
-            assert rest.model_metadata("copy", None).body == expected
-            assert rest.model_metadata("copy", "2").body == expected
+            assert (await rest.model_metadata("copy", None)).body == expected
+            assert (await rest.model_metadata("copy", "2")).body == expected
 
         with_model(tmp_path, ask)

@@ -37,8 +37,20 @@ OFFICIAL = {
     "grpc.reflection.v1alpha": ("grpc_reflection", ["v1alpha/reflection_pb2.py"]),
 }
 
+# Of files that TensorFlow Serving's own server reads; its package for clients leaves them out.
+_OF_FILES = {
+    "BatchingParameters": (
+        "max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads", "thread_pool_name",
+        "allowed_batch_sizes", "pad_variable_length_inputs", "enable_large_batch_splitting", "max_execution_batch_size",
+    ),
+    "MonitoringConfig": ("prometheus_config",),
+    "PrometheusConfig": ("enable", "path"),
+}  # fmt: skip
+
 # What ours have beyond the official ones.
 ADDED = {
+    *(f"tensorflow.serving.{message}" for message in _OF_FILES),
+    *(f"tensorflow.serving.{message}.{field}" for message, fields in _OF_FILES.items() for field in fields),
     # The Open Inference Protocol has it, Triton has not.
     "inference.ModelMetadataResponse.properties",
     "inference.ModelMetadataResponse.PropertiesEntry",

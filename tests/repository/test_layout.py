@@ -324,3 +324,20 @@ def test_a_version_that_vanishes_while_it_is_read_is_left_out(tmp_path: Path, mo
 
     monkeypatch.setattr(Path, "stat", vanish)
     assert summary(scan(tmp_path)) == {"m": [1]}
+
+
+# Settings
+
+
+def test_settings_in_either_form(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1/model.onnx", "a/config.pbtxt", "b/1/model.onnx", "b/config.pbtxt", "b/model.yaml", "c/1/x")
+    models = scan(tmp_path)
+    found = {name: (model.spec_file, model.passed_over) for name, model in models.items()}
+    assert found == {
+        "a": (tmp_path / "a/config.pbtxt", None),
+        "b": (tmp_path / "b/model.yaml", tmp_path / "b/config.pbtxt"),
+        "c": (None, None),
+    }
+    before = models["a"].versions[1].fingerprint
+    (tmp_path / "a/config.pbtxt").write_text("max_batch_size: 1")
+    assert scan(tmp_path)["a"].versions[1].fingerprint != before

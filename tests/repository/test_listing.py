@@ -111,3 +111,15 @@ def test_a_list_that_cannot(finding: Finding, wanted: Wanted, place: Source | No
     with pytest.raises(ServingError) as error:
         listing.check([(wanted, place)], [finding], [REPO])
     assert error.value.kind is kind and told in error.value.message
+
+
+def test_directories_that_are_not_served_and_may_be_named(repo: Path) -> None:
+    """A model in them has its place there, whatever its name."""
+    roots = [repo.parent / "elsewhere", repo.parent / "gone"]
+    for path in (f"{repo.parent}/elsewhere/x", f"{repo.parent}/elsewhere"):
+        wanted = Wanted("x", path)
+        assert listing.places([wanted], [Source(repo)], roots) == [(wanted, Source(Path(path), "x", Kind.MODEL))]
+        assert listing.is_served(Source(Path(path)), [Source(repo)], roots)
+    with pytest.raises(ServingError, match="is not inside one that this server was started with") as error:
+        listing.places([Wanted("x", "x")], [], roots)
+    assert str(roots[1]) in error.value.message

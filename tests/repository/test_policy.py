@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from serving.core.spec import Latest, ModelSpec
-from serving.repository.policy import Held, Plan, is_settled, plan, wanted
+from serving.repository.policy import Held, Plan, is_settled, pause_s, plan, wanted
 from tests.repository.build import LONG_AGO, found
 
 LATEST, TWO, ALL = ModelSpec(), ModelSpec(versions=Latest(latest=2)), ModelSpec(versions="all")
@@ -143,6 +143,20 @@ def test_plan(disk: str, memory: str, spec: ModelSpec, expected: str) -> None:
 class OnDisk:
     content: int
     settled: bool
+
+
+def test_pauses_double_up_to_a_limit_and_differ() -> None:
+    assert [pause_s(attempt, 60.0, 0.0) for attempt in range(1, 9)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert pause_s(10_000, 60.0, 0.0) == 60.0
+    assert pause_s(1, 0.5, 0.0) == 0.5
+    assert [pause_s(3, 60.0, luck) for luck in (0.0, 0.5, 1.0)] == [4.0, 3.5, 3.0]
+
+
+def test_a_pinned_version_that_vanished_stays_as_long_as_it_serves() -> None:
+    """A label or a share of the traffic is its own: what is gone from the disk cannot be had back."""
+    held = [Held(1, "a", ready=True, failed=False), Held(2, "b", ready=True, failed=False)]
+    for pinned, unload in (({1}, ()), (set(), (1,))):
+        assert plan({2: "b"}, {2}, held, ModelSpec(), pinned) == Plan((), unload, ())
 
 
 class Server(RuleBasedStateMachine):

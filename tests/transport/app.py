@@ -8,6 +8,7 @@ from typing import Any
 from serving.core.metrics import exporter
 from serving.engine import Engine
 from serving.protocols import examples
+from serving.protocols.manage import Manage
 from serving.protocols.oip import metadata
 from serving.protocols.oip.rest import OipRest
 from serving.protocols.tfs.rest import TfsRest
@@ -33,9 +34,16 @@ class Site:
 
 
 @asynccontextmanager
-async def site(repository: Path) -> AsyncIterator[Site]:
+async def site(repository: Path, metrics_path: str = "/metrics") -> AsyncIterator[Site]:
     async with serving_engine(repository) as (engine, control):
         rest = OipRest(engine, control, metadata.ServerIdentity("serving", "0.0"))
-        app = HttpApp(rest, TfsRest(engine), exporter(engine.metrics), lambda: examples.infer_examples(engine.catalog))
+        app = HttpApp(
+            rest,
+            TfsRest(engine),
+            Manage(control),
+            exporter(engine.metrics),
+            lambda: examples.infer_examples(engine.catalog),
+            metrics_path,
+        )
         async with listening(app) as server:
             yield Site(server, engine)

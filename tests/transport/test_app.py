@@ -218,6 +218,15 @@ class TestRoutes:
 
 
 class TestMetrics:
+    @pytest.mark.parametrize("path", ["/monitoring/prometheus/metrics", "/v1/metrics"])
+    @on_loop
+    async def test_they_can_be_at_another_path_too(self, path: str, repository: Path) -> None:
+        async with site(repository, path) as it:
+            for each in (path, "/metrics"):
+                answer = await it.ask("GET", each)
+                assert answer.status == 200 and b"serving_ready" in answer.body
+            assert path not in (await it.document())["paths"]
+
     @on_loop
     async def test_prometheus_can_read_them(self, repository: Path) -> None:
         async with site(repository) as it:

@@ -120,7 +120,7 @@ class TestDocument:
             for operation in methods.values():
                 assert operation["summary"] and len(operation["tags"]) == 1
                 for parameter in operation.get("parameters", []):
-                    assert parameter["in"] == "path" and parameter["example"]
+                    assert parameter["example"] if parameter["in"] == "path" else parameter["description"]
                 if "requestBody" in operation:
                     assert operation["requestBody"]["content"].keys() == {"application/json"}
                 if path.endswith("/infer"):
@@ -137,6 +137,7 @@ class TestDocument:
         tfs = ("/v1/models/{model}", "/v1/models/{model}/versions/{version}", "/v1/models/{model}/labels/{label}")
         memory = [f"/v2/{kind}sharedmemory" for kind in ("system", "cuda")]
         region = "/region/{region}"
+        own, changes = "/serving/models/{model}", ("load", "unload", "promote", "rollback", "labels", "traffic")
         settings = ("/v2/logging", "/v2/trace/setting", model + "/trace/setting")
         assert {(m, p) for p, methods in paths.items() for m in methods} == {
             *(("get", p) for p in ("/v2", "/v2/health/live", "/v2/health/ready", "/metrics", "/v2/models/stats")),
@@ -153,6 +154,8 @@ class TestDocument:
             ),
             *(("get", p + end) for p in tfs for end in ("", "/metadata")),
             *(("post", p + verb) for p in tfs for verb in (":predict", ":classify", ":regress")),
+            *(("get", p) for p in ("/serving/models", own, "/serving/events")),
+            *(("post", f"{own}/{verb}") for verb in changes),
         }
 
     @on_loop
@@ -163,7 +166,7 @@ class TestDocument:
             tried = 0
             for path, methods in document["paths"].items():
                 for method, operation in methods.items():
-                    values = {p["name"]: p["example"] for p in operation.get("parameters", [])}
+                    values = {p["name"]: p["example"] for p in operation.get("parameters", []) if p["in"] == "path"}
                     media = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
                     required = operation.get("requestBody", {}).get("required", "sharedmemory" in path)
                     bodies = {n: json.dumps(e["value"]).encode() for n, e in media.get("examples", {}).items()}
@@ -172,8 +175,8 @@ class TestDocument:
                     for name, data in (bodies or {"": b""}).items():
                         filled = {**values, **({"model": name} if name else {})}
                         url = re.sub(r"{(\w+)}", lambda m, filled=filled: quote(filled[m[1]], safe=""), path)  # type: ignore[misc]
-                        if path.endswith("/unload"):
-                            continue  # it works, and then nothing else would
+                        if path.endswith(("/unload", "/rollback")):
+                            continue  # it works, and then nothing else would; there is nothing to go back to
                         if "{label}" in path or "{region}" in path or (method == "post" and not data and required):
                             continue  # nothing here has a label, and not every body can have an example
                         answer = await it.ask(method.upper(), url, data)

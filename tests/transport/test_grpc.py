@@ -107,6 +107,32 @@ class Caller:
         await self._channel.close(None)
 
 
+@on_loop
+async def test_a_unix_socket_with_or_without_a_port(tmp_path: Path) -> None:
+    for name, port in (("a.sock", 0), ("b.sock", None)):
+        listener = GrpcListener([Answerer()], GrpcLimits())
+        bound = await listener.listen("127.0.0.1", port, tmp_path / name)
+        assert bool(bound) is (port is not None)
+        targets = [f"unix:{tmp_path}/{name}", *([f"127.0.0.1:{bound}"] if bound else [])]
+        for target in targets:
+            async with grpc.aio.insecure_channel(target) as channel:
+                assert await channel.unary_unary("/test.Service/Ask", None, None)(b"hello") == b"hello!"
+        await listener.stop(0.0)
+
+
+@on_loop
+async def test_a_socket_that_cannot_be_made(tmp_path: Path) -> None:
+    listener = GrpcListener([Answerer()], GrpcLimits())
+    with pytest.raises(OSError, match="nosuch"):
+        await listener.listen("127.0.0.1", None, tmp_path / "nosuch/a.sock")
+    await listener.stop(0.0)
+
+
+@on_loop
+async def test_a_listener_that_never_listened(tmp_path: Path) -> None:
+    assert await GrpcListener([Answerer()], GrpcLimits()).stop(0.0)
+
+
 @asynccontextmanager
 async def listening(service: Any, **limits: Any) -> AsyncIterator[Caller]:
     listener = GrpcListener([service], GrpcLimits(**limits))

@@ -30,13 +30,14 @@ def signatures(version: Version) -> dict[str, Signature]:
 
 
 def decode(
-    model: str, version: str | None, body: bytes, signatures: Mapping[str, Signature]
+    model: str, version: str | None, body: bytes, signatures: Mapping[str, Signature], arrived: float | None = None
 ) -> tuple[InferRequest, None]:
     """Reads a generate request: keys that name an input are tensors, also within `parameters`; `id` is the request's,
     and all others are its parameters.
 
     Args:
         signatures: as the function of that name gives them.
+        arrived: when the request did (monotonic), from which on its timeout counts; None: now.
 
     Raises:
         ServingError: INVALID, naming the key; PRECONDITION, if there is no such signature.
@@ -68,7 +69,7 @@ def decode(
                 others[key] = v
         level = {} if "parameters" in specs else _nested(level)
     jsonio.refuse_duplicates(body, dict.fromkeys(given, 1))
-    parameters.apply(parameters.from_json(others), request)
+    parameters.apply(parameters.from_json(others), request, arrived)
     request.inputs = {name: _tensor(specs[name], v) for name, v in given.items()}
     return request, None
 

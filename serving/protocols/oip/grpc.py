@@ -1,18 +1,20 @@
 """`inference.GRPCInferenceService`: message bytes in, message bytes out. Free of any transport."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from serving.core.errors import ServingError
+from serving.core.types import InferResponse
 from serving.engine import Control, Engine
 from serving.protocols.answer import answer
-from serving.protocols.grpc import Call, Method, StreamMethod, read, write
+from serving.protocols.grpc import Call, Method, StreamMethod, read, route_key, write
 from serving.protocols.messages import oip as m
 from serving.protocols.oip import metadata, model_config, repository, settings, shared_memory, statistics, stream
 from serving.protocols.oip.grpc_codec import decode, encode, parts
+from serving.protocols.oip.outputs import Wants
 from serving.protocols.oip.parameters import parse_version
 from serving.protocols.oip.settings import Logs
 from serving.protocols.oip.shared_memory import SharedMemory
@@ -20,6 +22,8 @@ from serving.protocols.oip.trace import Tracer
 from serving.protocols.status import Family
 
 PROTOCOL = "oip_grpc"
+
+Reply = TypeVar("Reply")
 
 
 class OipGrpc:
@@ -76,20 +80,26 @@ class OipGrpc:
     async def model_infer(self, data: bytes, call: Call) -> bytes:
         started = time.perf_counter()
         message = self._request(data)
-        take = partial(decode, message, call, self._memory)
-        return await answer(self._engine, PROTOCOL, message.model_name, take, encode, started)
+        return await self._answer(message, call, encode, started)
 
     async def model_stream_infer(self, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """Answers each request in order; several are under way at the same time."""
         give = partial(parts, triton_final_response=True)
 
         async def infer(message: Any) -> list[bytes | memoryview]:
-            take = partial(decode, message, call, self._memory)
-            return await answer(self._engine, PROTOCOL, message.model_name, take, give, time.perf_counter())
+            return await self._answer(message, call, give, time.perf_counter())
 
         async with aclosing(stream.answers(requests, call, self._request, infer)) as answers:
             async for data in answers:
                 yield data
+
+    async def _answer(
+        self, message: Any, call: Call, encode: Callable[[InferResponse, Wants], Reply], started: float
+    ) -> Reply:
+        model = message.model_name
+        take = partial(decode, message, call, self._memory)
+        key = route_key(self._engine.catalog, model, call)
+        return await answer(self._engine, PROTOCOL, model, take, encode, started, route_key=key)
 
     def _request(self, data: bytes) -> Any:
         try:
@@ -143,6 +153,7 @@ class OipGrpc:
 
     async def model_metadata(self, data: bytes, call: Call) -> bytes:
         request = read(m.ModelMetadataRequest, data)
+        await self._engine.awake(request.name, call.deadline)
         number = parse_version(request.version)
         about = metadata.model_metadata(self._engine, request.name, number)
         version = self._engine.catalog.resolve(request.name, number)
@@ -168,6 +179,7 @@ class OipGrpc:
 
     async def model_config(self, data: bytes, call: Call) -> bytes:
         request = read(m.ModelConfigRequest, data)
+        await self._engine.awake(request.name, call.deadline)
         version = self._engine.catalog.resolve(request.name, parse_version(request.version))
         return write(m.ModelConfigResponse(config=model_config.message(model_config.of_version(version))))
 

@@ -68,6 +68,7 @@ def decode(message: Any, call: Call, memory: SharedMemory | None = None) -> tupl
                     f"for model '{model}'"
                 )
             array = from_raw(name, model, dtype, shape, slot_of(memory, name, given).read())
+            request.lent = True
         elif not raw:
             array = _from_contents(name, model, dtype, shape, tensor)
         elif tensor.HasField("contents"):

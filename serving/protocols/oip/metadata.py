@@ -44,10 +44,13 @@ class ServerIdentity:
 
 
 def model_ready(engine: Engine, model: str, version: int | None) -> bool:
+    """Whether it takes requests; one that sleeps does."""
     try:
         engine.catalog.resolve(model, version)
     except ServingError:
-        return False
+        found = engine.catalog.models.get(model)
+        sleep = found.asleep if found is not None else None
+        return sleep is not None and (version is None or version in sleep.versions)
     return True
 
 

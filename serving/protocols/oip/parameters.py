@@ -135,10 +135,13 @@ def plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {key: getattr(p, field) for key, (p, field) in fields.items() if field is not None}
 
 
-def apply(parameters: Parameters, request: InferRequest) -> None:
+def apply(parameters: Parameters, request: InferRequest, arrived: float | None = None) -> None:
     """Gives `request` its parameters, and takes from them what the engine knows by another name.
 
     `timeout` is the microseconds that the request may wait, 0 for no limit; a nearer deadline stays.
+
+    Args:
+        arrived: when the request did (monotonic); None: now.
     """
     request.parameters = parameters
     get: Any = parameters.get  # what is known has been checked
@@ -146,5 +149,5 @@ def apply(parameters: Parameters, request: InferRequest) -> None:
     request.priority = get("priority", 0)
     timeout_us = get("timeout")
     if timeout_us:
-        latest = time.monotonic() + timeout_us / 1e6
+        latest = (time.monotonic() if arrived is None else arrived) + timeout_us / 1e6
         request.deadline = latest if request.deadline is None else min(latest, request.deadline)

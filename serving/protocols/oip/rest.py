@@ -1,6 +1,7 @@
 """The REST endpoints of the Open Inference Protocol. Bodies in, replies out; no sockets."""
 
 import time
+from collections.abc import Iterable
 from functools import partial
 
 from serving.core.errors import ErrorKind, ServingError, invalid
@@ -8,7 +9,7 @@ from serving.core.types import InferRequest
 from serving.engine import Control, Engine
 from serving.protocols import compression, jsonio
 from serving.protocols.answer import Heavy, answer
-from serving.protocols.http import HttpReply, error_reply, json_reply
+from serving.protocols.http import HttpReply, error_reply, json_reply, route_key
 from serving.protocols.offload import Offload
 from serving.protocols.oip import generate, metadata, model_config, settings, shared_memory, statistics
 from serving.protocols.oip import repository as repository_parameters
@@ -74,6 +75,7 @@ class OipRest:
         header_length: bytes | None = None,
         encoding: bytes | None = None,
         accept_encoding: bytes | None = None,
+        headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> HttpReply:
         """Answers an inference request.
 
@@ -82,11 +84,15 @@ class OipRest:
                 before it was compressed, raw tensors behind it. None: `body` is JSON.
             encoding: the value of Content-Encoding.
             accept_encoding: the value of Accept-Encoding.
+            headers: all of them, names in lower case.
         """
         started = time.perf_counter()
         try:
             body = await self._inflated(encoding, body)
             size = header_size(header_length, len(body))
+            is_raw = size == 0 or not body
+            if is_raw and self._engine.catalog.asleep:  # the model says how to read it
+                await self._engine.awake(model)
         except ServingError as error:
             self._refused(model, version, error)
             if error.kind is not ErrorKind.UNSUPPORTED:
@@ -98,15 +104,19 @@ class OipRest:
         if self._offload is not None:
             away = is_heavy_to_read(body, size)
             heavy = Heavy(self._offload, away, partial(is_heavy_to_write, coding))
-        if size == 0 or not body:
-            read = partial(self._read_raw, model, version, body)
+        key = route_key(self._engine.catalog, model, headers)
+        if is_raw:
+            read = partial(self._read_raw, model, version, body, key)
         else:
             read = partial(decode, model, version, body, size, None if away else self._memory)
-        return await answer(self._engine, PROTOCOL, model, read, partial(encode, coding=coding), started, heavy=heavy)
+        write = partial(encode, coding=coding)
+        return await answer(self._engine, PROTOCOL, model, read, write, started, heavy=heavy, route_key=key)
 
-    def _read_raw(self, model: str, version: str | None, body: bytes) -> tuple[InferRequest, Wants]:
-        found = self._engine.catalog.resolve(model, parse_version(version))
-        return decode_raw(found.contract, version, body)
+    def _read_raw(self, model: str, version: str | None, body: bytes, key: str | None) -> tuple[InferRequest, Wants]:
+        found = self._engine.catalog.route(model, parse_version(version), key)
+        request, wants = decode_raw(found.contract, version, body)
+        request.version = found.number  # the next choice might be another
+        return request, wants
 
     async def _inflated(self, encoding: bytes | None, body: bytes) -> bytes:
         """The body as it was before it was compressed.
@@ -129,29 +139,40 @@ class OipRest:
         self._engine.metrics.requests(*self._engine.known(model, number), PROTOCOL).failed(error.kind.value)
 
     async def generate(
-        self, model: str, version: str | None, body: bytes, encoding: bytes | None = None, *, stream: bool
+        self,
+        model: str,
+        version: str | None,
+        body: bytes,
+        encoding: bytes | None = None,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        *,
+        stream: bool,
     ) -> HttpReply:
         """Answers a flat JSON object with one, or with an event that holds one.
 
         Args:
             encoding: the value of Content-Encoding.
+            headers: all of them, names in lower case.
             stream: the answer is `text/event-stream`. So is an error of the model's run; any other is raised.
         """
-        started = time.perf_counter()
+        started, arrived = time.perf_counter(), time.monotonic()
         try:
             if encoding not in (None, b"", b"identity"):
                 raise invalid("Unsupported content-encoding, only 'identity' is supported.")
-            found = self._engine.catalog.resolve(model, parse_version(version))
+            if self._engine.catalog.asleep:
+                await self._engine.awake(model)
+            key = route_key(self._engine.catalog, model, headers)
+            found = self._engine.catalog.route(model, parse_version(version), key)
         except ServingError as error:
             self._refused(model, version, error)
             raise
         heavy = None
         if self._offload is not None:
             heavy = Heavy(self._offload, jsonio.is_heavy_to_read(body), generate.is_heavy_to_write)
-        read = partial(generate.decode, model, version, body, generate.signatures(found))
+        read = partial(generate.decode, model, version, body, generate.signatures(found), arrived)
         write = partial(generate.encode, stream=stream)
         try:
-            return await answer(self._engine, PROTOCOL, model, read, write, started, heavy=heavy)
+            return await answer(self._engine, PROTOCOL, model, read, write, started, heavy=heavy, version=found)
         except ServingError as error:
             if stream and error.kind in WHILE_RUNNING:
                 return generate.error_event(error)
@@ -193,7 +214,8 @@ class OipRest:
     def server_metadata(self) -> HttpReply:
         return json_reply(metadata.server_metadata(self._identity, self._memory.allowed))
 
-    def model_metadata(self, model: str, version: str | None) -> HttpReply:
+    async def model_metadata(self, model: str, version: str | None) -> HttpReply:
+        await self._engine.awake(model)
         return json_reply(metadata.model_metadata(self._engine, model, parse_version(version)))
 
     def repository_index(self, body: bytes) -> HttpReply:
@@ -218,7 +240,8 @@ class OipRest:
         await self._control.unload(model)
         return HttpReply(200, b"")
 
-    def model_config(self, model: str, version: str | None) -> HttpReply:
+    async def model_config(self, model: str, version: str | None) -> HttpReply:
+        await self._engine.awake(model)
         return json_reply(model_config.of_version(self._engine.catalog.resolve(model, parse_version(version))))
 
     def statistics(self, model: str | None, version: str | None) -> HttpReply:

@@ -84,6 +84,7 @@ def decode(
             at = end
         else:
             array = from_raw(name, model, dtype, shape, slot_of(memory, name, entry["parameters"]).read())
+            request.lent = True
         add_input(request, name, array)
     if at != len(raw):
         raise invalid(

@@ -43,8 +43,14 @@ def _entry(version: Version) -> dict[str, Any]:
         "inference_stats": _requests(seen),
         "response_stats": {},
         "batch_stats": [_runs(rows, durations) for rows, durations in sorted(seen.batches.items())],
-        "memory_usage": [],
+        "memory_usage": _memory(version),
     }
+
+
+def _memory(version: Version) -> list[dict[str, Any]]:
+    """Of the machine's memory only; what a version takes on a GPU is not known."""
+    taken = version.memory_bytes
+    return [] if taken is None else [{"type": "CPU", "id": 0, "byte_size": taken}]
 
 
 def _requests(seen: Statistics) -> dict[str, dict[str, int]]:

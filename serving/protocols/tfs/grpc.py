@@ -11,7 +11,7 @@ from serving.core.types import InferRequest, InferResponse, SignatureMethod
 from serving.engine import Control, Engine
 from serving.protocols import messages as m
 from serving.protocols.answer import answer
-from serving.protocols.grpc import Call, Method, StreamMethod, read, write
+from serving.protocols.grpc import Call, Method, StreamMethod, read, route_key, write
 from serving.protocols.status import Family
 from serving.protocols.tfs import grpc_codec, multi, reload, servables, signatures
 from serving.repository.version import Version
@@ -45,25 +45,30 @@ class PredictionService:
         started = time.perf_counter()
         message, sent = self._counted("", grpc_codec.read_predict, data)
         decode = partial(grpc_codec.decode_predict, message, sent, call)
-        return await self._answer(message, decode, grpc_codec.encode_predict, started)
+        return await self._answer(message, call, decode, grpc_codec.encode_predict, started)
 
     async def classify(self, data: bytes, call: Call) -> bytes:
         started = time.perf_counter()
         message = self._counted("", read, m.tfs.ClassificationRequest, data)
         decode = partial(grpc_codec.decode_examples, message, SignatureMethod.CLASSIFY, call)
-        return await self._answer(message, decode, grpc_codec.encode_classify, started)
+        return await self._answer(message, call, decode, grpc_codec.encode_classify, started)
 
     async def regress(self, data: bytes, call: Call) -> bytes:
         started = time.perf_counter()
         message = self._counted("", read, m.tfs.RegressionRequest, data)
         decode = partial(grpc_codec.decode_examples, message, SignatureMethod.REGRESS, call)
-        return await self._answer(message, decode, grpc_codec.encode_regress, started)
+        return await self._answer(message, call, decode, grpc_codec.encode_regress, started)
 
     async def multi_inference(self, data: bytes, call: Call) -> bytes:
         """Each task runs, and counts, as a request of its own."""
         started = time.perf_counter()
         message = self._counted("", read, m.tfs.MultiInferenceRequest, data)
         model = message.tasks[0].model_spec.name if message.tasks else ""
+        try:
+            await self._engine.awake(model, call.deadline)
+        except ServingError as error:
+            self._count(model, error)
+            raise
         version, tasks = self._counted(model, multi.decode, message, self._engine.catalog, call)
         return multi.encode(
             await all_of(
@@ -90,6 +95,7 @@ class PredictionService:
         for field in request.metadata_field:
             if field != "signature_def":
                 raise invalid(f"Metadata field {field} is not supported")
+        await self._engine.awake(request.model_spec.name, call.deadline)
         version = servables.resolve(self._engine.catalog, grpc_codec.target(request))
         response = m.tfs.GetModelMetadataResponse()
         response.model_spec.name = version.model
@@ -100,6 +106,7 @@ class PredictionService:
     async def _answer(
         self,
         message: Any,
+        call: Call,
         decode: Callable[[Version | ServingError], tuple[InferRequest, Wants]],
         encode: Callable[[InferResponse, Wants], bytes],
         started: float,
@@ -111,7 +118,11 @@ class PredictionService:
         """
         found: Version | ServingError
         try:
-            found = servables.resolve(self._engine.catalog, grpc_codec.target(message))
+            target = grpc_codec.target(message)
+            key = route_key(self._engine.catalog, target.model, call)
+            if self._engine.catalog.asleep:
+                await self._engine.awake(target.model, call.deadline)
+            found = servables.route(self._engine.catalog, target, key)
         except ServingError as error:
             found = error
         return await answer(
@@ -130,8 +141,11 @@ class PredictionService:
         try:
             return check(*args)
         except ServingError as error:
-            self._engine.metrics.requests(*self._engine.known(model, None), PROTOCOL).failed(error.kind.value)
+            self._count(model, error)
             raise
+
+    def _count(self, model: str, error: ServingError) -> None:
+        self._engine.metrics.requests(*self._engine.known(model, None), PROTOCOL).failed(error.kind.value)
 
 
 class ModelService:

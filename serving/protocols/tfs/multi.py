@@ -6,7 +6,7 @@ from typing import Any
 from serving.core.errors import ErrorKind, ServingError, invalid
 from serving.core.types import DEFAULT_SIGNATURE, InferRequest, InferResponse, SignatureMethod
 from serving.protocols import messages as m
-from serving.protocols.grpc import Call, write
+from serving.protocols.grpc import Call, route_key, write
 from serving.protocols.tfs import examples, grpc_codec, servables, signatures
 from serving.repository.catalog import Catalog
 from serving.repository.version import Version
@@ -26,9 +26,13 @@ def decode(message: Any, catalog: Catalog, call: Call) -> tuple[Version, list[tu
         raise invalid("Found ModelSpec with an empty model name.")
     if len({task.model_spec.name for task in message.tasks}) > 1:
         raise invalid("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
-    version, *others = [servables.resolve(catalog, grpc_codec.target(task)) for task in message.tasks]
-    if any(other is not version for other in others):
-        raise invalid("All ModelSpecs in a MultiInferenceRequest must access the same model version.")
+    targets = [grpc_codec.target(task) for task in message.tasks]
+    if len(set(targets)) == 1:  # where none names a version, all shall get the same
+        version = servables.route(catalog, targets[0], route_key(catalog, targets[0].model, call))
+    else:
+        version, *others = [servables.resolve(catalog, target) for target in targets]
+        if any(other is not version for other in others):
+            raise invalid("All ModelSpecs in a MultiInferenceRequest must access the same model version.")
     known = signatures.of(version)
     asked: dict[str, SignatureMethod] = {}
     for task in message.tasks:

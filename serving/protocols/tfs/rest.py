@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from serving.protocols import jsonio
 from serving.protocols import messages as m
 from serving.protocols.answer import Heavy, answer
 from serving.protocols.compression import is_heavy_to_decompress
-from serving.protocols.http import HttpReply, error_reply, json_reply
+from serving.protocols.http import HttpReply, error_reply, json_reply, route_key
 from serving.protocols.offload import Offload
 from serving.protocols.status import Family
 from serving.protocols.tfs import rest_codec, servables, signatures
@@ -46,15 +46,29 @@ class TfsRest:
     Args:
         offload: where heavy JSON is read and written; None: here.
         max_body_bytes: what a compressed body may expand to.
+        timeout_s: how long a request may wait for the model; None: as the model's settings say.
     """
 
-    def __init__(self, engine: Engine, offload: Offload | None = None, max_body_bytes: int = 64 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        offload: Offload | None = None,
+        max_body_bytes: int = 64 * 1024 * 1024,
+        timeout_s: float | None = None,
+    ) -> None:
         self._engine = engine
+        self._timeout_s = timeout_s
         self._offload = offload
         self._max_body_bytes = max_body_bytes
 
     async def handle(
-        self, method: str, path: str, body: bytes, encoding: bytes | None = None, origin: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        encoding: bytes | None = None,
+        origin: bytes | None = None,
+        headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> HttpReply:
         """Answers one request, an error as such.
 
@@ -62,6 +76,7 @@ class TfsRest:
             path: as it came: percent-encoded, without the query.
             encoding: the value of Content-Encoding.
             origin: the value of Origin.
+            headers: all of them, names in lower case.
         """
         started = time.perf_counter()
         if method == "OPTIONS" and origin is not None and _WEB.match(origin):
@@ -71,9 +86,10 @@ class TfsRest:
             if asked.action == "status":
                 return self._status(asked.target)
             if asked.action == "metadata":
-                return self._metadata(asked.target)
+                return await self._metadata(asked.target)
             codec = _ACTIONS[asked.action]
-            return await self._infer(asked.target, Body(body, encoding, self._max_body_bytes), *codec, started)
+            key = route_key(self._engine.catalog, asked.target.model, headers)
+            return await self._infer(asked.target, key, Body(body, encoding, self._max_body_bytes), *codec, started)
         except ServingError as error:
             return error_reply(error, Family.TFS)
         except Exception:
@@ -81,47 +97,53 @@ class TfsRest:
             text = "internal error; the server's log has the details"
             return error_reply(ServingError(ErrorKind.INTERNAL, text), Family.TFS)
 
-    async def _infer(self, target: Target, body: Body, decode: _Decode, encode: _Encode, started: float) -> HttpReply:
+    async def _infer(
+        self, target: Target, key: str | None, body: Body, decode: _Decode, encode: _Encode, started: float
+    ) -> HttpReply:
         version = None
         found: dict[str, Any] | ServingError
         try:
-            version = servables.resolve(self._engine.catalog, target)
+            if self._engine.catalog.asleep:
+                await self._engine.awake(target.model)
+            version = servables.route(self._engine.catalog, target, key)
             found = signatures.of(version)
         except ServingError as error:
             found = error
+        if self._timeout_s is not None:
+            decode = partial(_until, time.monotonic() + self._timeout_s, decode)
         heavy = None
         if self._offload is not None:
             to_read = is_heavy_to_decompress(body.encoding, body.data) or jsonio.is_heavy_to_read(body.data)
             heavy = Heavy(self._offload, to_read, _is_heavy_to_write)
-        # What is read elsewhere takes a while, in which the version must not be unloaded.
-        held = version if heavy and heavy.decode else None
-        if held:
-            held.lease()
-        try:
-            return await answer(
-                self._engine,
-                PROTOCOL,
-                target.model,
-                partial(decode, body, Asked(target.model, version.number if version else None, found)),
-                encode,
-                started,
-                heavy=heavy,
-                version=version,
-                name_request=False,
-            )
-        finally:
-            if held:
-                held.release()
+        return await answer(
+            self._engine,
+            PROTOCOL,
+            target.model,
+            partial(decode, body, Asked(target.model, version.number if version else None, found)),
+            encode,
+            started,
+            heavy=heavy,
+            version=version,
+            name_request=False,
+        )
 
     def _status(self, target: Target) -> HttpReply:
         return json_reply(_as_json(servables.status(self._engine.catalog, target.model, target.version)))
 
-    def _metadata(self, target: Target) -> HttpReply:
+    async def _metadata(self, target: Target) -> HttpReply:
+        await self._engine.awake(target.model)
         version = servables.resolve(self._engine.catalog, target)
         spec = m.tfs.ModelSpec(name=target.model)
         spec.version.value = version.number
         described = _as_json(signatures.describe(signatures.of(version)))
         return json_reply({"model_spec": _as_json(spec), "metadata": {"signature_def": described}})
+
+
+def _until(deadline: float, decode: _Decode, body: Body, asked: Asked) -> tuple[InferRequest, Wants]:
+    """A request that may not wait longer; the clock is the same in every process of a machine."""
+    request, wants = decode(body, asked)
+    request.deadline = deadline
+    return request, wants
 
 
 def _is_heavy_to_write(response: InferResponse, _: Wants) -> bool:

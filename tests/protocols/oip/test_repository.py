@@ -53,11 +53,11 @@ BOTH = pytest.mark.parametrize("over", ["REST", "gRPC"])
 async def test_a_config_counts_until_the_next_load(tmp_path: Path, over: str) -> None:
     async with serving(tmp_path) as served:
         await load(served, over, {"config": '{"max_batch_size":"16"}'})
-        assert value(served.rest.model_config("simple", None))["max_batch_size"] == 16
+        assert value(await served.rest.model_config("simple", None))["max_batch_size"] == 16
         with pytest.raises(ServingError, match="batch-size must be <= 16"):
             await served.infer(17)
         await load(served, over)
-        assert value(served.rest.model_config("simple", None))["max_batch_size"] == 64
+        assert value(await served.rest.model_config("simple", None))["max_batch_size"] == 64
 
 
 @BOTH
@@ -65,10 +65,10 @@ async def test_a_config_counts_until_the_next_load(tmp_path: Path, over: str) ->
 async def test_files_are_the_model_until_the_next_load(tmp_path: Path, over: str) -> None:
     async with serving(tmp_path, allow_upload=True) as served:
         await load(served, over, {"config": "{}", "file:9/model.onnx": graph("INT64")})
-        config = value(served.rest.model_config("simple", "9"))
+        config = value(await served.rest.model_config("simple", "9"))
         assert config["input"][0]["data_type"] == "TYPE_INT64"
         await load(served, over)
-        assert value(served.rest.model_config("simple", None))["input"][0]["data_type"] == "TYPE_INT32"
+        assert value(await served.rest.model_config("simple", None))["input"][0]["data_type"] == "TYPE_INT32"
 
 
 @BOTH
@@ -76,7 +76,7 @@ async def test_files_are_the_model_until_the_next_load(tmp_path: Path, over: str
 async def test_a_model_may_be_made_of_files(tmp_path: Path, over: str) -> None:
     async with serving(tmp_path, allow_upload=True) as served:
         await load(served, over, {"config": "{}", "file:1/model.onnx": graph()}, "new")
-        assert value(served.rest.model_metadata("new", None))["versions"] == ["1"]
+        assert value(await served.rest.model_metadata("new", None))["versions"] == ["1"]
 
 
 @BOTH
@@ -144,7 +144,7 @@ async def test_large_bodies_are_read_elsewhere(tmp_path: Path) -> None:
             rest = OipRest(served.engine, served.manager, served.rest._identity, offload=offload)
             files = {"file:1/model.onnx": base64_of(graph("INT64")), "file:1/more": base64_of(bytes(1_000_000))}
             await rest.load("simple", body(config="{}", **files))
-            assert value(rest.model_config("simple", None))["input"][0]["data_type"] == "TYPE_INT64"
+            assert value(await rest.model_config("simple", None))["input"][0]["data_type"] == "TYPE_INT64"
             with pytest.raises(ServingError, match=r"'file:x' is not base64"):
                 await rest.load("simple", body(config="{}", **{"file:x": "*" * 1_000_000}))
     finally:

@@ -13,6 +13,7 @@ import pytest
 
 from serving.core.errors import ErrorKind, ServingError
 from serving.engine import Engine
+from serving.protocols import jsonio
 from serving.protocols.http import HttpReply
 from serving.protocols.offload import Offload
 from serving.protocols.tfs.rest import PROTOCOL, TfsRest
@@ -237,6 +238,29 @@ def test_what_nobody_foresaw(repo: Path, caplog: pytest.LogCaptureFixture, monke
     with caplog.at_level(logging.ERROR):
         run(repo, ask)
     assert "AttributeError" in caplog.text
+
+
+@pytest.mark.parametrize("offloaded", [False, True])
+def test_a_request_may_wait_so_long(repo: Path, offloaded: bool) -> None:
+    """Also one that another process reads."""
+    row = b'{"instances": [[1, 2, 3, 4]]}' + b" " * (2_000_000 if offloaded else 0)
+    assert jsonio.is_heavy_to_read(row) is offloaded
+
+    async def ask(_: Engine, rest: TfsRest) -> tuple[int, Any]:
+        reply = await rest.handle("POST", PREDICT, row)
+        return reply.status, json.loads(reply.body)
+
+    async def late(engine: Engine, _: TfsRest) -> None:
+        offload = Offload() if offloaded else None
+        try:
+            status, told = await ask(engine, TfsRest(engine, offload, timeout_s=1e-9))
+        finally:
+            if offload is not None:
+                offload.close()
+        assert (status, told) == (504, {"error": "Request timeout expired"})
+
+    run(repo, late)
+    assert run(repo, ask, timeout_s=3600)[0] == 200
 
 
 @pytest.mark.parametrize(
