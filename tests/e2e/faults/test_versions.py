@@ -13,7 +13,7 @@ import pytest
 from tests import models
 from tests.e2e.faults import builders
 from tests.e2e.faults.site import Site, Subject, descendants
-from tests.e2e.plain import helpers, lives
+from tests.e2e.plain import children, lives
 from tests.e2e.server import wait_for
 
 LIMIT_S = 10
@@ -148,7 +148,7 @@ def check_deadly(m: Subject, graph: onnx.ModelProto, reason: str) -> None:
     m.only(1)
     assert m.server.process.poll() is None
     pid = m.server.process.pid
-    assert descendants(pid) <= set(helpers(pid)), "something of the trial still runs"
+    assert descendants(pid) <= set(children(pid)), "something of the trial still runs"
     m.put(2)
     m.only(2)
     m.wait_for(2, "READY")
