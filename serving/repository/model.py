@@ -3,6 +3,7 @@
 On the event loop, like the manager that owns it; decides nothing.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -102,9 +103,10 @@ class Model:
             fingerprint, since = self.seen.get(number, (version.fingerprint, now))
             if fingerprint != version.fingerprint:
                 since = now
-            seen[number] = (version.fingerprint, since)
             if is_settled(version, wall_now, now - since, settle_s):
                 settled[number] = version
+                since = -math.inf  # for good: what was ordered to load at once is not doubted a moment later
+            seen[number] = (version.fingerprint, since)
         self.seen = seen
         if settled:  # and `model.yaml` with them, whose age counts for each version
             spec = self.order.settings(self.read_spec)

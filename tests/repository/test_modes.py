@@ -66,6 +66,15 @@ async def test_a_model_that_is_asked_for_and_not_there_ends_the_start(repo: Path
 
 
 @on_loop
+async def test_what_was_there_at_the_start_is_not_thought_half_written_later(repo: Path) -> None:
+    add_version(repo, 2)
+    async with serving(repo, mode="explicit", load_model=("m",), settle_s=60.0) as served:
+        assert served.states() == {"m/2": "READY", "n/1": "END"}
+        versions = served.manager.status("m")[0].versions
+        assert [(v.number, v.state, v.reason) for v in versions] == [(1, "ON_DISK", ""), (2, "READY", "")]
+
+
+@on_loop
 async def test_directories_are_read_on_a_load_only(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(repo, mode="explicit", load_model=("m", "n"), watch=True, poll_s=0.001) as served:
         reads = 0
