@@ -18,12 +18,12 @@ from serving.core.traffic import Traffic
 from serving.core.types import InferRequest, InferResponse, Tensors, Timing
 from serving.core.validate import Contract
 from serving.repository.catalog import Catalog
-from serving.repository.events import Event
-from serving.repository.orders import Wanted as Wanted
-from serving.repository.routing import Routing
+from serving.repository.control.events import Event
+from serving.repository.control.orders import Wanted as Wanted
+from serving.repository.routing.route import Routing
+from serving.repository.routing.waking import Waking
 from serving.repository.status import ModelStatus
 from serving.repository.version import Version
-from serving.repository.waking import Waking
 from serving.shadow import Shadows
 
 # A version on trial answers for these. Of the others, clients, the load or the server itself are the cause.

@@ -35,18 +35,18 @@ from serving.protocols.oip.trace import Tracer
 from serving.protocols.reflection import reflections
 from serving.protocols.tfs.grpc import ModelService, PredictionService
 from serving.protocols.tfs.rest import TfsRest
-from serving.repository import listing
 from serving.repository.catalog import Catalog
-from serving.repository.layout import LayoutError, scan
+from serving.repository.control import listing
+from serving.repository.control.state import StateError, Store
+from serving.repository.disk.layout import LayoutError, scan
+from serving.repository.disk.reading import Reading
+from serving.repository.loads.memory import MB, Memory
+from serving.repository.loads.trial import Trials
 from serving.repository.manager import Manager, Source
-from serving.repository.memory import MB, Memory
-from serving.repository.reading import Reading
 from serving.repository.remote import Mirror, MirrorError, is_url
 from serving.repository.remote.store import redacted
-from serving.repository.state import StateError, Store
-from serving.repository.trial import Trials
+from serving.repository.routing.waking import Waking
 from serving.repository.version import State
-from serving.repository.waking import Waking
 from serving.transport.app import HttpApp
 from serving.transport.connection import HttpLimits
 from serving.transport.grpc import GrpcLimits, GrpcListener

@@ -22,8 +22,8 @@ from serving.core.metrics import Metrics
 from serving.core.traffic import Shadow
 from serving.core.types import InferRequest, Tensors, Timing
 from serving.repository.catalog import Catalog
-from serving.repository.judge import Judge
-from serving.repository.routing import Routing
+from serving.repository.routing.judge import Judge
+from serving.repository.routing.route import Routing
 from serving.repository.version import State, Version
 
 _MAX_COPIES = 64  # of one model, that wait

@@ -18,7 +18,7 @@ from serving.backends.base import Session
 from serving.core.metrics import ShadowMetrics
 from serving.core.traffic import Limits, Shadow, Traffic
 from serving.core.types import DEFAULT_SIGNATURE, InferRequest, Tensors
-from serving.repository.events import Kind
+from serving.repository.control.events import Kind
 from tests import models
 from tests.batching.control import Gate, on_loop, turns
 from tests.repository.build import add_version

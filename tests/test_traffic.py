@@ -11,8 +11,8 @@ import pytest
 from serving.core.errors import ErrorKind, ServingError
 from serving.core.traffic import Limits, Traffic
 from serving.core.types import InferRequest
-from serving.repository.events import Kind
-from serving.repository.state import Store
+from serving.repository.control.events import Kind
+from serving.repository.control.state import Store
 from tests import models
 from tests.batching.control import on_loop, turns
 from tests.repository.build import add_version

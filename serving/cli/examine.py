@@ -18,15 +18,15 @@ from serving.cli.remedies import Problem
 from serving.core.artifact import GOLDEN, MANIFEST, read_golden, read_manifest, verify
 from serving.core.errors import LoadError
 from serving.core.spec import Latest, ModelSpec, SpecError
-from serving.repository.layout import FoundModel, FoundVersion, Kind, version_number
-from serving.repository.loading import GOLDEN_TOLERANCE
-from serving.repository.memory import free
+from serving.repository.control.rollouts import described
+from serving.repository.disk.layout import FoundModel, FoundVersion, Kind, version_number
+from serving.repository.disk.reading import Reading
+from serving.repository.disk.survey import Finding, Source, survey
+from serving.repository.loads.loading import GOLDEN_TOLERANCE
+from serving.repository.loads.memory import free
+from serving.repository.loads.trial import Trials
 from serving.repository.policy import wanted
-from serving.repository.reading import Reading
-from serving.repository.rollouts import described
-from serving.repository.routing import number_of
-from serving.repository.survey import Finding, Source, survey
-from serving.repository.trial import Trials
+from serving.repository.routing.route import number_of
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from serving.core.metrics import Metrics
 from serving.core.spec import ModelSpec, SpecError
 from serving.protocols.oip.pbtxt import READERS
 from serving.protocols.tfs.files import FileError, ModelConfigFile
-from serving.repository.layout import Kind
-from serving.repository.reading import Reading
+from serving.repository.disk.layout import Kind
+from serving.repository.disk.reading import Reading
+from serving.repository.disk.survey import Source
 from serving.repository.remote import Mirror, MirrorError, is_url
-from serving.repository.survey import Source
 
 
 @dataclass

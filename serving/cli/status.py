@@ -20,6 +20,7 @@ _ENDLESS = 10_000  # columns of what is no terminal: programs want each thing on
 _TITLES = ("model", "version", "state", "share", "label", "memory", "requests", "errors")
 _RIGHT = {1, 3, 5, 6, 7}  # columns of numbers
 _COLOURS = {"READY": "green", "FAILED": "bold red", "ON_DISK": "dim", "END": "dim"}
+_OUTCOMES = ("same", "different", "failed", "dropped")  # of a request's copy
 _GAP = "  "
 _LIMITS = {"error_rate": "error rate", "latency_ratio": "latency ratio", "different_rate": "rate of differences"}
 
@@ -128,8 +129,8 @@ def _version_notes(version: Mapping[str, Any]) -> Iterator[str]:
         yield version["reason"] + again
     if version["queued_rows"]:
         yield f"{version['queued_rows']} rows are waiting"
-    if shadow := version["shadow"]:
-        outcomes = ", ".join(f"{shadow[key]} {key}" for key in ("same", "different", "failed", "dropped"))
+    if (shadow := version["shadow"]) and any(shadow[key] for key in _OUTCOMES):
+        outcomes = ", ".join(f"{shadow[key]} {key}" for key in _OUTCOMES)
         yield f"shadow: {outcomes}; outputs differ by up to {shadow['largest_absolute']:.3g}"
 
 

@@ -14,7 +14,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -54,6 +54,7 @@ class Manifest(BaseModel):
     metric: dict[str, FiniteFloat] | None = Field(None, description="what training measured on held-out data")
     seed: int | None = None
     libraries: dict[str, str] = Field({}, description="versions of what made the artifact")
+    training: dict[str, Any] | None = Field(None, description="how it was trained: on which data, with what settings")
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,6 +215,7 @@ def publish(
     libraries: dict[str, str],
     atol: float,
     rtol: float,
+    training: Mapping[str, Any] | None = None,
 ) -> Path:
     """Adds a version to a model, all of it or nothing, and returns `<repo>/<name>/<highest version + 1>`.
 
@@ -242,6 +244,7 @@ def publish(
             metric=metric,
             seed=seed,
             libraries=libraries,
+            training=None if training is None else dict(training),
         )
         text = manifest.model_dump_json(by_alias=True, indent=2)
         (hidden / MANIFEST).write_text(text + "\n", encoding="utf-8")

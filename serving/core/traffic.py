@@ -1,6 +1,6 @@
 """How requests that name no version are shared out among a model's versions, as its owner or an operator wrote it.
 
-Only what was asked for; what it comes to with the versions that are ready is worked out in `repository/routing.py`.
+Only what was asked for; `repository/routing/route.py` works out what it comes to with the versions that are ready.
 """
 
 import re

@@ -19,7 +19,7 @@ from serving.engine import Control
 from serving.protocols import jsonio
 from serving.protocols.http import HttpReply, json_reply
 from serving.protocols.jsonio import describe
-from serving.repository.events import Event
+from serving.repository.control.events import Event
 from serving.repository.status import ModelStatus
 
 MAX_WAIT_S = 30.0

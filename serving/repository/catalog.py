@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from serving.core.errors import ErrorKind, ServingError
-from serving.repository.idle import Sleep
-from serving.repository.routing import Routing
+from serving.repository.routing.idle import Sleep
+from serving.repository.routing.route import Routing
 from serving.repository.version import State, Version
 
 

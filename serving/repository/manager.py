@@ -15,29 +15,30 @@ from serving.core.errors import ErrorKind, ServingError, invalid
 from serving.core.metrics import Metrics
 from serving.core.spec import ModelSpec
 from serving.core.traffic import Traffic
-from serving.repository import listing, upload
 from serving.repository.catalog import Catalog
-from serving.repository.commands import Commands
-from serving.repository.events import Event, History, Kind
+from serving.repository.control import listing
+from serving.repository.control.commands import Commands
+from serving.repository.control.events import Event, History, Kind
+from serving.repository.control.orders import Orders, Rollout, Wanted, dump_rollout
+from serving.repository.control.rollouts import Rollouts
+from serving.repository.control.state import Store
+from serving.repository.disk import upload
+from serving.repository.disk.reading import Reading
+from serving.repository.disk.sources import Sources
+from serving.repository.disk.survey import Source as Source
+from serving.repository.disk.watch import Watch
 from serving.repository.jobs import Jobs
-from serving.repository.lifecycle import Lifecycle
-from serving.repository.memory import Memory
+from serving.repository.loads.lifecycle import Lifecycle
+from serving.repository.loads.memory import Memory
+from serving.repository.loads.quarantine import Quarantine
+from serving.repository.loads.trial import Trials
 from serving.repository.model import Model
-from serving.repository.orders import Orders, Rollout, Wanted, dump_rollout
-from serving.repository.quarantine import Quarantine
-from serving.repository.reading import Reading
 from serving.repository.reconciler import UNSETTLED_CHECK_S, Reconciler
 from serving.repository.remote import Mirror
 from serving.repository.remote.fetching import Fetching
-from serving.repository.rollouts import Rollouts
-from serving.repository.sleepers import Sleepers
-from serving.repository.sources import Sources
-from serving.repository.state import Store
+from serving.repository.routing.sleepers import Sleepers
 from serving.repository.status import ModelStatus, status_of, unknown
-from serving.repository.survey import Source as Source
-from serving.repository.trial import Trials
 from serving.repository.version import State
-from serving.repository.watch import Watch
 
 log = logging.getLogger(__name__)
 

@@ -14,14 +14,14 @@ from serving.core.metrics import LiveVersion
 from serving.core.spec import ModelSpec, SpecError
 from serving.core.traffic import Traffic
 from serving.repository.catalog import CatalogModel, IndexEntry
-from serving.repository.idle import Sleep
-from serving.repository.judge import Judge, Verdict
-from serving.repository.layout import Fingerprint, FoundModel, FoundVersion
-from serving.repository.orders import Order, Rollout
+from serving.repository.control.orders import Order, Rollout
+from serving.repository.disk.layout import Fingerprint, FoundModel, FoundVersion
+from serving.repository.disk.survey import Source
+from serving.repository.loads.trial_child import Report
 from serving.repository.policy import Held, is_settled
-from serving.repository.routing import Routing, numbers_of, route
-from serving.repository.survey import Source
-from serving.repository.trial_child import Report
+from serving.repository.routing.idle import Sleep
+from serving.repository.routing.judge import Judge, Verdict
+from serving.repository.routing.route import Routing, numbers_of, route
 from serving.repository.version import State, Version
 
 

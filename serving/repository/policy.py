@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from serving.core.spec import Latest, ModelSpec
-from serving.repository.layout import FoundVersion
+from serving.repository.disk.layout import FoundVersion
 
 
 def wanted(numbers: Collection[int], spec: ModelSpec) -> set[int]:

@@ -14,17 +14,17 @@ from types import MappingProxyType
 
 from serving.core.errors import invalid
 from serving.core.metrics import LiveVersion
-from serving.repository import listing
 from serving.repository.catalog import Catalog
-from serving.repository.events import History, Kind
-from serving.repository.judge import Verdict
-from serving.repository.lifecycle import Lifecycle
+from serving.repository.control import listing
+from serving.repository.control.events import History, Kind
+from serving.repository.control.orders import Orders
+from serving.repository.disk.sources import Sources
+from serving.repository.disk.survey import Finding, Source
+from serving.repository.loads.lifecycle import Lifecycle
 from serving.repository.model import Model
-from serving.repository.orders import Orders
 from serving.repository.policy import made_of, plan
 from serving.repository.policy import wanted as wanted_versions
-from serving.repository.sources import Sources
-from serving.repository.survey import Finding, Source
+from serving.repository.routing.judge import Verdict
 from serving.repository.version import State, Version
 
 UNSETTLED_CHECK_S = 0.25

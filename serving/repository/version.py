@@ -17,8 +17,8 @@ from serving.core.spec import ModelSpec
 from serving.core.statistics import Statistics
 from serving.core.types import Tensors
 from serving.core.validate import Contract
-from serving.repository.layout import FoundVersion
-from serving.repository.loading import Loaded
+from serving.repository.disk.layout import FoundVersion
+from serving.repository.loads.loading import Loaded
 from serving.repository.policy import made_of
 
 log = logging.getLogger(__name__)
@@ -100,8 +100,7 @@ class Version:
             raise RuntimeError(f"{self}: no arrow from {self.state.value} to {state.value}")
         self.state = state
         self.reason = reason
-        level = logging.INFO if state is State.READY else logging.DEBUG
-        log.log(level, "%s is %s%s", self, state.value, f": {reason}" if reason else "")
+        log.debug("%s is %s%s", self, state.value, f": {reason}" if reason else "")
 
     def equip(self, loaded: Loaded, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
         """Takes what was loaded, with a batcher for it: all that requests need.

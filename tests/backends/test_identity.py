@@ -13,8 +13,8 @@ from serving.core.generate import random_array
 from serving.core.spec import ModelSpec
 from serving.core.types import DEFAULT_SIGNATURE, Signature, TensorSpec
 from serving.core.validate import why_no_batch_axis
-from serving.repository import loading
-from serving.repository.layout import scan
+from serving.repository.disk.layout import scan
+from serving.repository.loads import loading
 
 
 def load(directory: Path, text: str) -> Session:

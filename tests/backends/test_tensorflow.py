@@ -18,8 +18,8 @@ from serving.core.errors import ErrorKind, LoadError, ServingError
 from serving.core.generate import random_array, random_inputs
 from serving.core.spec import ModelSpec
 from serving.core.types import DEFAULT_SIGNATURE, Signature, SignatureMethod, Tensors, TensorSpec
-from serving.repository import loading
-from serving.repository.layout import scan
+from serving.repository.disk.layout import scan
+from serving.repository.loads import loading
 from tests import savedmodels
 from tests.backends.test_onnx import extremes, same_bits
 

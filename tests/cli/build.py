@@ -7,7 +7,7 @@ from serving.core.dtypes import DType
 from serving.core.spec import ModelSpec
 from serving.core.types import Signature, TensorSpec
 from serving.core.validate import Contract
-from serving.repository.layout import FoundVersion
+from serving.repository.disk.layout import FoundVersion
 from serving.repository.version import Version
 
 Input = tuple[str, DType, tuple[int, ...]]

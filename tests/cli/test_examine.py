@@ -11,7 +11,7 @@ from serving.cli import check, examine
 from serving.cli.examine import ModelReport, Report, VersionReport
 from serving.cli.places import places
 from serving.core.artifact import Golden, write_golden
-from serving.repository.memory import Free
+from serving.repository.loads.memory import Free
 from tests import models
 from tests.e2e.faults import builders
 

@@ -97,7 +97,7 @@ def test_a_version_without_a_golden_sample(tmp_path: Path) -> None:
 def test_the_manifest_on_disk_has_the_keys_of_the_contract(tmp_path: Path) -> None:
     text = (publish_sample(tmp_path) / MANIFEST).read_text()
     raw = Manifest.model_validate_json(text).model_dump(by_alias=True)
-    assert list(raw) == ["schema", "files", "signature", "golden", "metric", "seed", "libraries"]
+    assert list(raw) == ["schema", "files", "signature", "golden", "metric", "seed", "libraries", "training"]
     assert '"schema": 1' in text
 
 

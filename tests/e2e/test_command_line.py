@@ -258,7 +258,7 @@ def test_log_lines_as_json(serve: Serve, file: Path) -> None:
     server.signal()
     assert server.wait() == 0
     lines = [json.loads(line) for line in server.log.splitlines()]
-    assert "triple/1 is READY" in [line["message"] for line in lines]
+    assert any(line["message"].startswith("triple/1 ready: in ") for line in lines)
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
 
 

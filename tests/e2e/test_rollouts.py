@@ -127,7 +127,7 @@ def test_a_canary_that_fails_is_taken_out_and_stays_out(serve: Serve, tmp_path: 
     wait_for(lambda: events(server, "rolled_back"), "the event")
     assert events(server, "rolled_back") == [(2, "it failed on 6 of 6 requests; allowed are 10 % of 50")]
     assert server.metrics().sum("serving_events_total", model="m", kind="rolled_back") == 1
-    assert "m/2 rolled_back: it failed on 6 of 6 requests" in server.log
+    assert "m/2 rolled back: it failed on 6 of 6 requests" in server.log
     server.end()
     server = serve(repo, "--state-dir", state)
     assert {ask() for _ in range(60)} == {200}

@@ -254,7 +254,7 @@ def test_signal_while_models_load(serve: Serve, repo: Path) -> None:
     """A load that takes long does not keep the process."""
     models.save(models.slow(20_000_000), repo / "long/1/model.onnx")
     server = serve(repo, ready=False)
-    wait_for(lambda: "m/1 is READY" in server.log, "the other model to be loaded")
+    wait_for(lambda: "m/1 ready" in server.log, "the other model to be loaded")
     server.signal()
     assert server.wait() in (0, 1)
     assert "ready" not in server.printed

@@ -200,10 +200,10 @@ def test_a_model_that_cannot_be_loaded(client: Any, ask: Any, repo: Path) -> Non
 
 def test_a_model_that_stays_is_not_loaded_again(client: Any, api: Any, server: Server, repo: Path) -> None:
     client.reload(config("m", repo, model_version_policy=ALL))
-    before = server.log.count("m/1 is READY")
+    before = server.log.count("m/1 ready")
     client.reload(config("m", repo, model_version_policy=ALL, version_labels={"a": 1}), config("n", repo))
     client.reload(config("m", repo, model_version_policy=ALL))
-    assert server.log.count("m/1 is READY") == before
+    assert server.log.count("m/1 ready") == before
     assert versions(client, api, "m") == [3, 2, 1]
 
 

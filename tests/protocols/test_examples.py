@@ -18,7 +18,7 @@ from serving.core.validate import Contract
 from serving.protocols import examples
 from serving.protocols.oip import rest_codec
 from serving.repository.catalog import Catalog, CatalogModel
-from serving.repository.layout import FoundVersion
+from serving.repository.disk.layout import FoundVersion
 from serving.repository.version import Version
 from tests.protocols.build import dtype_id
 

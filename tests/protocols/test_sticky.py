@@ -20,7 +20,7 @@ from serving.protocols.oip.metadata import ServerIdentity
 from serving.protocols.oip.rest import OipRest
 from serving.protocols.tfs.grpc import PredictionService
 from serving.protocols.tfs.rest import TfsRest
-from serving.repository.events import Kind
+from serving.repository.control.events import Kind
 from tests import models
 from tests.batching.control import on_loop, turns
 from tests.repository.test_manager import Served, serving

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from serving.core import dtypes
 from serving.core.spec import ModelSpec
 from serving.core.types import DEFAULT_SIGNATURE, Signature, Tensors, TensorSpec
-from serving.repository.layout import FoundVersion
+from serving.repository.disk.layout import FoundVersion
 from serving.repository.version import Version
 from tests import models
 

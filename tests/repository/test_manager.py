@@ -21,10 +21,12 @@ from serving.core.metrics import KEEP_RETIRED, Metrics, exporter
 from serving.core.spec import ModelSpec
 from serving.core.types import InferRequest
 from serving.engine import Engine
-from serving.repository import loading, reconciler, survey, version, watch
+from serving.repository import reconciler, version
 from serving.repository.catalog import Catalog
+from serving.repository.control.orders import Wanted
+from serving.repository.disk import survey, watch
+from serving.repository.loads import loading
 from serving.repository.manager import Manager, Source
-from serving.repository.orders import Wanted
 from serving.repository.version import State, Version
 from tests import models
 from tests.batching.control import PATIENCE_S, on_loop, turns

@@ -9,9 +9,9 @@ import pytest
 from serving.core.errors import ErrorKind, ServingError
 from serving.core.spec import ModelSpec
 from serving.core.traffic import Traffic
-from serving.repository import survey
+from serving.repository.control.orders import Wanted
+from serving.repository.disk import survey
 from serving.repository.manager import Manager
-from serving.repository.orders import Wanted
 from tests.batching.control import on_loop
 from tests.repository.build import add_version, corrupt_version
 from tests.repository.test_manager import Served, serving

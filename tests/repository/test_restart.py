@@ -12,10 +12,10 @@ import pytest
 
 from serving.core.errors import ErrorKind, ServingError
 from serving.core.spec import ModelSpec
-from serving.repository.events import Kind
+from serving.repository.control.events import Kind
+from serving.repository.control.orders import Wanted
+from serving.repository.control.state import StateError, Store
 from serving.repository.manager import Manager, Source
-from serving.repository.orders import Wanted
-from serving.repository.state import StateError, Store
 from tests import models
 from tests.batching.control import on_loop
 from tests.repository.build import add_version, corrupt_version, replace_model

@@ -13,9 +13,10 @@ from serving.core.artifact import MANIFEST, Manifest
 from serving.core.errors import LoadError, ServingError
 from serving.core.metrics import exporter
 from serving.core.spec import ModelSpec
-from serving.repository import lifecycle, loading, reconciler
-from serving.repository.events import Kind
-from serving.repository.orders import Wanted
+from serving.repository import reconciler
+from serving.repository.control.events import Kind
+from serving.repository.control.orders import Wanted
+from serving.repository.loads import lifecycle, loading
 from serving.repository.version import State
 from tests import models
 from tests.batching.control import on_loop

@@ -7,11 +7,11 @@ import pytest
 
 from serving.core.errors import ErrorKind, ServingError
 from serving.core.spec import ModelSpec
-from serving.repository import listing
-from serving.repository.orders import Wanted
-from serving.repository.reading import Reading
-from serving.repository.state import Store
-from serving.repository.survey import Source
+from serving.repository.control import listing
+from serving.repository.control.orders import Wanted
+from serving.repository.control.state import Store
+from serving.repository.disk.reading import Reading
+from serving.repository.disk.survey import Source
 from tests.batching.control import on_loop
 from tests.repository.build import add_version
 from tests.repository.test_manager import Served, serving

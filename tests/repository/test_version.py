@@ -57,18 +57,16 @@ def test_there_is_no_other_arrow(start: State, end: State) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "reason", "level", "line"),
-    [
-        (State.READY, "", logging.INFO, "m/1 is READY"),
-        (State.FAILED, "no memory", logging.DEBUG, "m/1 is FAILED: no memory"),  # whoever loads it tells why
-    ],
+    ("state", "reason", "line"),
+    [(State.READY, "", "m/1 is READY"), (State.FAILED, "no memory", "m/1 is FAILED: no memory")],
 )
-def test_moves_are_logged(caplog: pytest.LogCaptureFixture, state: State, reason: str, level: int, line: str) -> None:
+def test_moves_are_traced(caplog: pytest.LogCaptureFixture, state: State, reason: str, line: str) -> None:
+    """Not more than that: the history says it, and with more."""
     moving = in_state(State.WARMING)
     with caplog.at_level(logging.DEBUG, "serving"):
         caplog.clear()
         moving.to(state, reason)
-    assert [(r.levelno, r.getMessage()) for r in caplog.records] == [(level, line)]
+    assert [(r.levelno, r.getMessage()) for r in caplog.records] == [(logging.DEBUG, line)]
 
 
 @on_loop

@@ -12,7 +12,7 @@ from serving.protocols.messages import oip as m
 from serving.protocols.oip import model_config
 from serving.protocols.oip.model_config import ConfigError
 from serving.protocols.text import TextError, parse
-from serving.repository.reading import Read, Reader
+from serving.repository.disk.reading import Read, Reader
 
 
 def read(text: str, source: str, names: Set[str]) -> Read:

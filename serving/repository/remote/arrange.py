@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from serving.core.spec import SPEC_FILE
-from serving.repository import layout
-from serving.repository.layout import Kind, version_number
+from serving.repository.disk import layout
+from serving.repository.disk.layout import Kind, version_number
 from serving.repository.remote.store import Object
 
 LOOSE_LIMIT_BYTES = 64 * 1024 * 1024  # of settings and labels; what is larger is none of those

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from serving.core.spec import ModelSpec, SpecError
+from serving.repository.control.orders import Order, Orders
+from serving.repository.disk.reading import Reading
 from serving.repository.model import Model, pinned_by
-from serving.repository.orders import Order, Orders
-from serving.repository.reading import Reading
 from serving.repository.remote.mirror import Mirror
 from serving.repository.remote.needs import needed
 

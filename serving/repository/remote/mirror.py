@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 
 from serving.core.metrics import Metrics
 from serving.core.spec import ModelSpec, SpecError
-from serving.repository.layout import Kind
-from serving.repository.reading import Reading
+from serving.repository.disk.layout import Kind
+from serving.repository.disk.reading import Reading
+from serving.repository.disk.survey import Source
 from serving.repository.remote.cache import Cache, CacheError, directory_for
 from serving.repository.remote.fetch import Fetcher, FetchStoppedError
 from serving.repository.remote.store import Store, StoreError, redacted
 from serving.repository.remote.synchronise import Synchroniser
 from serving.repository.remote.tree import Tree
-from serving.repository.survey import Source
 
 log = logging.getLogger(__name__)
 

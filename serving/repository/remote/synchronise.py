@@ -14,14 +14,14 @@ from pydantic import ValidationError
 from serving.backends.registry import KNOWN_ARTIFACTS
 from serving.core.artifact import MANIFEST, Manifest
 from serving.core.spec import ModelSpec, SpecError
-from serving.repository.layout import Kind, LayoutError
-from serving.repository.reading import Reading
+from serving.repository.disk.layout import Kind, LayoutError
+from serving.repository.disk.reading import Reading
+from serving.repository.disk.survey import Source, survey
 from serving.repository.remote.arrange import RemoteModel, arrange, kind_of
 from serving.repository.remote.cache import Cache, CacheError, failures, key_of
 from serving.repository.remote.fetch import Fetcher
 from serving.repository.remote.store import Object, Store, StoreError
 from serving.repository.remote.tree import Tree
-from serving.repository.survey import Source, survey
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from serving.repository.layout import version_number
+from serving.repository.disk.layout import version_number
 from serving.repository.remote.cache import Cache, failures
 
 _NEW = ".new"  # hidden, so that nobody takes it for a model, a version or a file

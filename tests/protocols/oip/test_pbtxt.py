@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from serving.core.spec import ModelSpec, SpecError
 from serving.protocols.oip import pbtxt
-from serving.repository.reading import Read
+from serving.repository.disk.reading import Read
 
 FILE = "repo/m/config.pbtxt"
 TENSORS = 'input { name: "x" data_type: TYPE_FP32 dims: [4] }\noutput { name: "y" data_type: TYPE_FP32 dims: [4] }\n'

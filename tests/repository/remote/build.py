@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serving.core.artifact import MANIFEST
-from serving.repository.reading import Reading
+from serving.repository.disk.reading import Reading
 from serving.repository.remote.cache import Cache
 from serving.repository.remote.fetch import Fetcher
 from serving.repository.remote.store import Object, Store

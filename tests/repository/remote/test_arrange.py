@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.repository.layout import Kind, LayoutError
+from serving.repository.disk.layout import Kind, LayoutError
 from serving.repository.remote.arrange import LOOSE_LIMIT_BYTES, arrange, kind_of
 from serving.repository.remote.store import Object
 

@@ -13,8 +13,8 @@ from serving.core.metrics import Metrics
 from serving.core.spec import ModelSpec
 from serving.engine import Engine
 from serving.repository.catalog import Catalog
+from serving.repository.control.orders import Wanted
 from serving.repository.manager import Manager
-from serving.repository.orders import Wanted
 from serving.repository.remote import Mirror, MirrorError
 from serving.repository.remote.store import StoreError
 from tests import models

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serving.core.metrics import Metrics, exporter
-from serving.repository.layout import Kind
+from serving.repository.disk.layout import Kind
 from serving.repository.remote import cache, mirror
 from serving.repository.remote.mirror import LONGEST_PAUSE_S, Mirror, MirrorError, pause_s
 from serving.repository.remote.store import Object, Store, StoreError

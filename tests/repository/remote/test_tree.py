@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.repository.layout import Kind, scan
+from serving.repository.disk.layout import Kind, scan
 from serving.repository.remote.cache import Cache
 from serving.repository.remote.tree import Tree
 from tests.repository.remote.build import contents
