@@ -1,27 +1,34 @@
 """The progress bar of a training run. On a terminal it moves; elsewhere its last state is printed once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
-import keras
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-@contextmanager
-def epoch_bar(epochs: int) -> Iterator[Any]:
-    """A Keras callback that shows epochs done, what the last one measured on its own rows, and the time."""
-    columns = (
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("epochs {task.description}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=epochs)
+class Bar:
+    """Steps done of all, what was measured last, and the time."""
 
-        def show(epoch: int, logs: dict[str, float]) -> None:
-            measured = "  ".join(f"{name} {value:.3f}" for name, value in logs.items() if name[:4] != "val_")
-            progress.update(task, completed=epoch + 1, description=measured)
+    def __init__(self, shown: bool = True) -> None:
+        self._progress = Progress(
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("steps {task.description}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            disable=not shown,
+        )
+        self._measured: dict[str, float] = {}
 
-        yield keras.callbacks.LambdaCallback(on_epoch_end=show)
+    @contextmanager
+    def open(self, total: int, done: int) -> Iterator[None]:
+        with self._progress:
+            self._task = self._progress.add_task("", total=total, completed=done)
+            yield
+
+    def advance(self) -> None:
+        self._progress.advance(self._task)
+
+    def show(self, numbers: Mapping[str, float]) -> None:
+        self._measured |= numbers
+        text = "  ".join(f"{name} {value:.4g}" for name, value in self._measured.items())
+        self._progress.update(self._task, description=text)

@@ -3,10 +3,7 @@
 TensorFlow stays in child processes: its import warns, and a warning fails a test here.
 """
 
-import os
 import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +12,7 @@ import pytest
 
 from serving.core.artifact import Golden, Manifest, read_golden, read_manifest, verify
 from serving.core.compare import difference
-
-ROOT = Path(__file__).parents[2]
-MISSING = [name for name in ("keras", "sklearn", "tensorboard", "tensorflow", "tf2onnx") if not find_spec(name)]
-
-trains = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
-
-
-def python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+from tests.trainers.child import ROOT, python, trains
 
 
 def train(repo: Path, logs: Path) -> subprocess.CompletedProcess[str]:
@@ -75,18 +62,21 @@ def test_a_quick_run_learns_and_publishes_both_forms(trained: Path) -> None:
 
 
 @trains
-def test_a_run_writes_tensorboard_scalars(trained: Path) -> None:
+def test_a_run_leaves_curves_and_a_picture(trained: Path) -> None:
     (run,) = (trained / "runs/digits").iterdir()
-    for rows in ("train", "validation"):
-        (events,) = (run / rows).glob("events.out.tfevents.*")
-        assert b"epoch_accuracy" in events.read_bytes()
+    (events,) = run.glob("events.out.tfevents.*")
+    for name in (b"held_out_accuracy", b"loss", b"rescaling"):  # the last is a node of the graph
+        assert name in events.read_bytes()
+    assert (run / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
 
 
 SAVED_MODEL = """
 import sys
 import numpy as np
 import tensorflow as tf
-from trainers.digits import split
+from trainers.quiet import quiet_import
+with quiet_import():
+    from trainers.models.digits import split
 
 _, held_out = split(seed=0)
 answers = tf.saved_model.load(sys.argv[1]).signatures["serving_default"](x=tf.constant(held_out.images))
@@ -125,7 +115,8 @@ OTHER_ANSWERS = """
 import sys
 from pathlib import Path
 from serving.core.artifact import Golden, read_golden
-from trainers.export import check
+from trainers.contract import TrainingError
+from trainers.publishing.export import check
 
 version = Path(sys.argv[1])
 golden = read_golden(version)
@@ -134,7 +125,7 @@ check(model, golden, atol=1e-4, rtol=0)
 golden.outputs["probabilities"][2, 3] += 2e-4
 try:
     check(model, golden, atol=1e-4, rtol=0)
-except ValueError as error:
+except TrainingError as error:
     print(error)
 """
 
@@ -144,17 +135,6 @@ def test_an_export_that_answers_otherwise_is_refused() -> None:
     result = python("-c", OTHER_ANSWERS, ROOT / "model_repo/digits/1")
     assert result.returncode == 0, result.stderr
     assert "does not answer as the Keras model does: 'probabilities' differs" in result.stdout
-
-
-def test_a_repository_that_is_a_file_is_one_clear_line(tmp_path: Path) -> None:
-    repo = tmp_path / "repo"
-    repo.write_text("a file")
-    result = train(repo, tmp_path / "runs")
-    assert result.returncode == 1
-    assert result.stderr == f"error: --repo {repo}: a file is in the way of this directory\n"
-    assert result.stdout == ""
-    assert repo.read_text() == "a file"
-    assert list(tmp_path.iterdir()) == [repo]
 
 
 @trains
@@ -168,23 +148,6 @@ def test_a_model_directory_that_is_a_file_ends_without_half_a_version(tmp_path: 
     assert result.stderr.startswith("error: ") and str(tmp_path / "repo/digits") in result.stderr
     assert result.stderr.count("\n") == 1
     assert [path.name for path in (tmp_path / "repo").iterdir()] == ["digits"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "problem"),
-    [([], "which trainer?"), (["nope"], "digits"), (["digits", "--epochs", "0"], "--epochs")],
-)
-def test_usage_errors(arguments: list[str], problem: str) -> None:
-    result = python("-m", "trainers", *arguments)
-    assert result.returncode == 2
-    assert problem in result.stderr and "Traceback" not in result.stderr
-
-
-def test_the_list_names_the_trainers_without_tensorflow() -> None:
-    result = python("-X", "importtime", "-m", "trainers", "--list")
-    assert result.returncode == 0
-    assert result.stdout.startswith("digits ")
-    assert "tensorflow" not in result.stderr and "keras" not in result.stderr
 
 
 def test_the_model_in_the_repository_is_whole_small_and_reproduces_its_golden_outputs() -> None:
