@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 INT32_MAX = 2**31 - 1
-_LINGER_S = 0.5  # how long new calls are refused in words before the listener closes
+_LINGER_S = 0.5  # the listener closes when no call came for this long
+_MAX_LINGER_S = 5.0  # or after this, for clients that go on and on
 _FLUSH_S = 1.0
 _MAX_DETAILS = 2000  # bytes of a status message: it travels in a header, each byte that is not ASCII as three
 
@@ -81,17 +82,18 @@ class GrpcListener:
         """Refuses new calls and waits for those under way, at most `limit_s`; then cancels them.
 
         gRPC itself would answer calls that have arrived, and that no handler has taken yet, with CANCELLED, which
-        clients do not retry. So calls are refused with UNAVAILABLE for a while first, until nobody sends any.
+        clients do not retry. So calls are refused with UNAVAILABLE first, until for a while nobody has sent any.
 
         Returns:
             True if everything was answered within `limit_s`.
         """
-        calls, loop = self._calls, asyncio.get_running_loop()
+        calls = self._calls
         calls.refuse()
-        started = loop.time()
-        while loop.time() < started + limit_s and (  # noqa: ASYNC110  (time ends the wait as well as the last call)
-            calls.under_way or loop.time() < started + _LINGER_S
-        ):
+        started = time.monotonic()
+        while time.monotonic() < started + limit_s:
+            quiet_since = max(started, min(calls.last, started + _MAX_LINGER_S))
+            if not calls.under_way and time.monotonic() > quiet_since + _LINGER_S:
+                break
             await asyncio.sleep(0.01)
         clean = not calls.under_way
         await self._server.stop(_FLUSH_S if clean else 0.0)
@@ -103,14 +105,27 @@ class _Calls:
 
     def __init__(self) -> None:
         self.under_way = 0
-        self.refused = False
+        self.last = 0.0  # when one was there, in monotonic seconds; known from the time on when they are refused
         self.streams: set[_Requests] = set()
+        self._refused = False
 
     def refuse(self) -> None:
         """Takes no more calls, and no more requests of the streams that are open."""
-        self.refused = True
+        self._refused = True
         for reader in self.streams:
             reader.end()
+
+    async def begin(self, context: Context) -> None:
+        """Raises: grpc.aio.AbortError: no more are taken."""
+        if self._refused:
+            self.last = time.monotonic()
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Server exiting")
+        self.under_way += 1
+
+    def end(self) -> None:
+        self.under_way -= 1
+        if self._refused:
+            self.last = time.monotonic()
 
 
 class _Requests:
@@ -160,9 +175,7 @@ def _try_to_bind(host: str, port: int) -> None:
 
 def _unary(method: Method, family: Family, calls: _Calls) -> Any:
     async def call(data: bytes, context: Context) -> bytes:
-        if calls.refused:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "Server exiting")
-        calls.under_way += 1
+        await calls.begin(context)
         about = _about(context)
         try:
             return await method(data, about)
@@ -170,7 +183,7 @@ def _unary(method: Method, family: Family, calls: _Calls) -> Any:
             _fail(context, family, about, error)
             return b""
         finally:
-            calls.under_way -= 1
+            calls.end()
 
     return grpc.unary_unary_rpc_method_handler(call)
 
@@ -180,9 +193,7 @@ def _stream(method: StreamMethod, family: Family, calls: _Calls) -> Any:
 
     # A coroutine that writes, not a generator: when the call is cancelled, `method` is closed at once.
     async def call(requests: AsyncIterator[bytes], context: Context) -> None:
-        if calls.refused:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "Server exiting")
-        calls.under_way += 1
+        await calls.begin(context)
         about = _about(context)
         reader = _Requests(requests)
         calls.streams.add(reader)
@@ -195,7 +206,7 @@ def _stream(method: StreamMethod, family: Family, calls: _Calls) -> Any:
             _fail(context, family, about, error)
         finally:
             calls.streams.discard(reader)
-            calls.under_way -= 1
+            calls.end()
 
     return grpc.stream_stream_rpc_method_handler(call)
 

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -61,31 +62,30 @@ def body(value: float) -> bytes:
 def rest_client(server: Server, number: int, outcomes: Outcomes, keep: bool) -> None:
     """Asks until no connection can be made. Once one is made and the request sent, only the full answer will do."""
     value = float(number)
-    connection = None
-    while True:
-        if connection is None:
-            connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=LIMIT_S)
+    connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=LIMIT_S)
+    with closing(connection):
+        while True:
+            if connection.sock is None:
+                try:
+                    connection.connect()
+                except ConnectionRefusedError:
+                    outcomes.note("refused")
+                    return
+            value += 0.5
             try:
-                connection.connect()
-            except ConnectionRefusedError:
-                outcomes.note("refused")
+                connection.request("POST", "/v2/models/m/infer", body(value))
+                answer = connection.getresponse()
+                found = json.loads(answer.read())
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                outcomes.lose(f"REST client {number}: {error!r}")
                 return
-        value += 0.5
-        try:
-            connection.request("POST", "/v2/models/m/infer", body(value))
-            answer = connection.getresponse()
-            found = json.loads(answer.read())
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            outcomes.lose(f"REST client {number}: {error!r}")
-            return
-        if answer.status == 200 and found["outputs"][0]["data"] == [value] * 4:
-            outcomes.note("answered")
-        else:
-            outcomes.lose(f"REST client {number}: {answer.status} {found}")
-            return
-        if answer.will_close or not keep:
-            connection.close()
-            connection = None
+            if answer.status == 200 and found["outputs"][0]["data"] == [value] * 4:
+                outcomes.note("answered")
+            else:
+                outcomes.lose(f"REST client {number}: {answer.status} {found}")
+                return
+            if not keep:
+                connection.close()
 
 
 def grpc_client(server: Server, number: int, outcomes: Outcomes) -> None:
