@@ -12,10 +12,9 @@ import ctypes
 import mmap
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 _BLOCK = 2 * 1024 * 1024
 _MADV_COLLAPSE = 25
@@ -36,22 +35,28 @@ _madvise = _function("madvise", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _mincore = _function("mincore", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 
 
-def collapse() -> int:
-    """Moves what can be moved, in all of the process; returns how many bytes are in such blocks now.
+@contextmanager
+def for_what_comes() -> Iterator[None]:
+    """Moves the memory that the process takes meanwhile; what it had before was looked at then, or is no model's.
 
     The system does not let other threads have the processor while it moves a block, which takes about 0.5 ms. So each
     is followed by a pause of the same length.
     """
-    if not _available():
-        return 0
-    moved = 0
-    for start, end in anonymous(_MAPPINGS.read_text()):
-        for block in _resident(start, end):
+    before = _blocks()
+    yield
+    for block in sorted(_blocks() - before):
+        if _is_resident(block):
             began = time.monotonic()
-            if _madvise(block, _BLOCK, _MADV_COLLAPSE) == 0:
-                moved += _BLOCK
+            _madvise(block, _BLOCK, _MADV_COLLAPSE)  # may fail: the system is short of memory, or it was unmapped
             time.sleep(time.monotonic() - began)
-    return moved
+
+
+def _blocks() -> set[int]:
+    """The addresses of all that could be moved."""
+    if not _available():
+        return set()
+    ranges = anonymous(_MAPPINGS.read_text())
+    return {block for start, end in ranges for block in range(start, end, _BLOCK)}
 
 
 def _available() -> bool:
@@ -78,9 +83,7 @@ def anonymous(mappings: str) -> Iterator[tuple[int, int]]:
                 yield start, end
 
 
-def _resident(start: int, end: int) -> Iterator[int]:
-    """Addresses of blocks of which every page is in memory."""
-    pages = ctypes.create_string_buffer((end - start) // mmap.PAGESIZE)
-    if _mincore(start, end - start, pages) == 0:  # otherwise it was unmapped meanwhile
-        held = np.frombuffer(pages.raw, np.uint8).reshape(-1, _BLOCK // mmap.PAGESIZE) & 1
-        yield from (start + int(block) * _BLOCK for block in np.flatnonzero(held.min(axis=1)))
+def _is_resident(block: int) -> bool:
+    """Whether every page of it is in memory."""
+    pages = ctypes.create_string_buffer(_BLOCK // mmap.PAGESIZE)
+    return _mincore(block, _BLOCK, pages) == 0 and all(page & 1 for page in pages.raw)

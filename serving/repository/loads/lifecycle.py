@@ -331,10 +331,8 @@ def _replaced(model: Model, version: Version) -> list[Version]:
 
 
 def _load(version: Version, scratch: Path, *, verified: bool) -> Session:
-    with heap.returned_at_once():
-        session = loading.load(version.model, version.found, version.spec, scratch, verified=verified)
-        huge_pages.collapse()
-        return session
+    with heap.returned_at_once(), huge_pages.for_what_comes():
+        return loading.load(version.model, version.found, version.spec, scratch, verified=verified)
 
 
 def _warm_up(version: Version, session: Session, *, hurry: bool) -> Loaded:
