@@ -15,11 +15,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .SECONDARY:
-.PHONY: help run test test-all check bench bench-large bench-swap bench-memory bench-rollout load protos clean
+.PHONY: help run test test-all check bench bench-large bench-swap bench-memory bench-rollout
+.PHONY: bench-compare bench-efficiency bench-curve bench-referee bench-low-rate bench-overload bench-mixed
+.PHONY: simulate load protos clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [ARGS=\"more arguments for its command\"] [PYTHON=$(PYTHON)]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/.stamp-cpu ## Serve model_repo on 127.0.0.1: REST on port 8000, gRPC on 8001
 	@$(VENV)/serving start model_repo $(ARGS)
@@ -50,6 +52,30 @@ bench-memory: .venv/.stamp-cpu .venv/.stamp-accelerate .venv/.stamp-dev ## Measu
 
 bench-rollout: .venv/.stamp-cpu .venv/.stamp-dev ## Measure shares, stickiness and rollback, and what a shadow costs
 	$(VENV)/python -m loadtests.rollout $(ARGS)
+
+bench-compare: .venv/.stamp-cpu .venv/.stamp-dev .venv/.stamp-bench ## Measure this server beside Triton and six Python servers (17 minutes)
+	$(VENV)/python -m loadtests.compare $(ARGS)
+
+bench-efficiency: .venv/.stamp-cpu .venv/.stamp-dev .venv/.stamp-bench ## Measure the highest rate within a latency bound, by what the model alone can do
+	$(VENV)/python -m loadtests.openloop efficiency $(ARGS)
+
+bench-curve: .venv/.stamp-cpu .venv/.stamp-dev .venv/.stamp-bench ## Plot latency against rate, beside Triton
+	$(VENV)/python -m loadtests.openloop curve $(ARGS)
+
+bench-referee: .venv/.stamp-cpu .venv/.stamp-dev .venv/.stamp-bench ## Let MLCommons' LoadGen measure
+	$(VENV)/python -m loadtests.openloop referee $(ARGS)
+
+bench-low-rate: .venv/.stamp-cpu .venv/.stamp-dev .venv/.stamp-bench ## Measure what the server adds to a single request, and its CPU when idle
+	$(VENV)/python -m loadtests.openloop low-rate $(ARGS)
+
+bench-overload: .venv/.stamp-cpu .venv/.stamp-dev .venv/.stamp-bench ## Measure answers in time at twice the load that can be served
+	$(VENV)/python -m loadtests.openloop overload $(ARGS)
+
+bench-mixed: .venv/.stamp-cpu .venv/.stamp-dev .venv/.stamp-bench ## Measure what large requests do to small ones
+	$(VENV)/python -m loadtests.openloop mixed $(ARGS)
+
+simulate: .venv/.stamp-dev .venv/.stamp-bench ## Replay traffic on the batcher's policies, without a model
+	$(VENV)/python -m loadtests.simulate $(or $(ARGS),poisson:2000)
 
 load: .venv/.stamp-dev ## Load a running server (URL=http://host:port) with locust for 30 s
 	$(VENV)/python -m locust --locustfile loadtests/locustfile.py --headless --only-summary \

@@ -3,7 +3,7 @@
     python -m loadtests.bench [--rounds 5] [--duration 5] [--quick] [--models onnx,...] [--only rest-json,...]
 
 Starts everything it measures on free loopback ports and ends it again. Exit code 1 when a row is void or a
-process failed. docs/benchmark.md tells the method.
+process failed. docs/performance.md tells the method.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python -m loadtests.large [--rounds 3] [--duration 3] [--quick] [--only rest-json,...] [--json FILE]
 
 Starts a server with the models of image.py and mlp.py on free loopback ports and ends it again. Exit code 1 when a
-form is void or a process failed. docs/benchmark.md tells the method.
+form is void or a process failed. docs/performance.md tells the method.
 """
 
 import argparse

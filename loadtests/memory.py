@@ -13,19 +13,17 @@ A kind is void, and the exit code 1, when a step fails or the model is not serve
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from loadtests.command import Names, Screen, environment, positive, write_json
+from loadtests import cycles
+from loadtests.command import environment
 from loadtests.memory_measure import KINDS, Cycles, measure
-from loadtests.processes import log_tail
 
 ORDER = ("onnx", "onnx-fine", "accelerated", "tensorflow")
 COLUMNS = ("large model", "cycles", "began", "loaded", "1st", "last", "most", "kept", "per cycle", "load s")
@@ -80,36 +78,19 @@ def document(found: Sequence[Cycles], environment: dict[str, Any]) -> dict[str, 
 
 def arguments() -> argparse.ArgumentParser:
     description = "What a server's process keeps of a large model that was loaded and unloaded many times."
-    parser = argparse.ArgumentParser(prog="loadtests.memory", description=description)
-    parser.add_argument("--cycles", type=positive, default=50, help="loads and unloads (default 50)")
-    parser.add_argument("--quick", action="store_true", help="five cycles: a look, not a result")
-    parser.add_argument(
-        "--only", type=Names("kind", KINDS), default=list(ORDER), metavar="KIND,...", help=", ".join(ORDER)
-    )
-    parser.add_argument(
-        "--server", action="append", default=[], metavar="ARG", help="another argument of the server; may be repeated"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure and all versions there")
-    return parser
+    steps = "loads and unloads"
+    return cycles.parser("loadtests.memory", description, cycles=50, quick=5, steps=steps, known=KINDS, order=ORDER)
 
 
 def main() -> int:
     options = arguments().parse_args()
-    cycles = 5 if options.quick else options.cycles
-    screen, found = Screen(), []
-    with tempfile.TemporaryDirectory(prefix="serving-memory-") as directory, screen.status as status:
-        for kind in options.only:
-            one = measure(kind, cycles, tuple(options.server), Path(directory), status.update)
-            found.append(one)
-            log = Path(directory) / f"serving-{kind}.log"
-            if one.failure is not None and log.exists():
-                screen.error(f"The log of the server with the {kind} model ends:\n{log_tail(log)}")
-    screen.table(table(found))
-    for one in found:
-        if one.failure is not None:
-            screen.note(f"{one.kind} is void: {one.failure}")
-    write_json(options.json, document(found, environment({"cycles": cycles, "server": options.server})))
-    return 1 if any(one.failure is not None for one in found) else 0
+    server = tuple(options.server)
+    return cycles.run(
+        options,
+        lambda kind, files, say: measure(kind, options.cycles, server, files, say),
+        table,
+        lambda found: document(found, environment({"cycles": options.cycles, "server": server})),
+    )
 
 
 if __name__ == "__main__":

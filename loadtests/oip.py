@@ -64,7 +64,7 @@ def decode_rest(headers: Mapping[str, str], body: bytes) -> Tensors:
     at = len(body) if length is None else int(length)
     outputs = []
     for output in answer["outputs"]:
-        size = output.get("parameters", {}).get("binary_data_size")
+        size = (output.get("parameters") or {}).get("binary_data_size")
         if size is None:
             values = _from_json(output["datatype"], output["data"])
         else:

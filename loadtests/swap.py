@@ -19,13 +19,11 @@ its kind names, or when its answer is not the right one, which is looked at afte
 
 import argparse
 import sys
-import tempfile
 from dataclasses import asdict
-from pathlib import Path
 
-from loadtests.command import Names, Screen, environment, positive, write_json
+from loadtests import cycles
+from loadtests.command import environment, positive
 from loadtests.kinds import PLATFORMS
-from loadtests.processes import log_tail
 from loadtests.swap_measure import Settings, measure
 from loadtests.swap_report import document, table
 
@@ -34,42 +32,24 @@ ORDER = ("onnx", "accelerated", "tensorflow")
 
 def arguments() -> argparse.ArgumentParser:
     description = "The latency of a small model while a large one loads, swaps and unloads."
-    parser = argparse.ArgumentParser(prog="loadtests.swap", description=description)
-    parser.add_argument("--cycles", type=positive, default=20, help="loads, swaps and unloads (default 20)")
+    steps = "loads, swaps and unloads"
+    parser = cycles.parser("loadtests.swap", description, cycles=20, quick=2, steps=steps, known=PLATFORMS, order=ORDER)
     parser.add_argument("--rest", type=positive, default=2, metavar="S", help="seconds between them (default 2)")
-    parser.add_argument("--quick", action="store_true", help="two cycles: a look, not a result")
-    parser.add_argument(
-        "--only", type=Names("kind", PLATFORMS), default=list(ORDER), metavar="KIND,...", help=", ".join(ORDER)
-    )
-    parser.add_argument(
-        "--per-s", type=positive, default=200, metavar="N", help="small requests a second (default 200)"
-    )
+    per_s_help = "small requests a second (default 200)"
+    parser.add_argument("--per-s", type=positive, default=200, metavar="N", help=per_s_help)
     parser.add_argument("--pin", action="store_true", help="servers on the first core, the requests on the second")
-    parser.add_argument(
-        "--server", action="append", default=[], metavar="ARG", help="another argument of the server; may be repeated"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every latency and all versions there")
     return parser
 
 
 def main() -> int:
     options = arguments().parse_args()
-    cycles = 2 if options.quick else options.cycles
-    settings = Settings(cycles, options.rest, options.per_s, options.pin, tuple(options.server))
-    screen, found = Screen(), []
-    with tempfile.TemporaryDirectory(prefix="serving-swap-") as directory, screen.status as status:
-        for kind in options.only:
-            swaps = measure(kind, settings, Path(directory), status.update)
-            found.append(swaps)
-            log = Path(directory) / f"serving-{kind}.log"
-            if swaps.failure is not None and log.exists():
-                screen.error(f"The log of the server with the {kind} model ends:\n{log_tail(log)}")
-    screen.table(table(found))
-    for swaps in found:
-        if swaps.failure is not None:
-            screen.note(f"{swaps.name} is void: {swaps.failure}")
-    write_json(options.json, document(found, environment(asdict(settings))))
-    return 1 if any(swaps.failure is not None for swaps in found) else 0
+    settings = Settings(options.cycles, options.rest, options.per_s, options.pin, tuple(options.server))
+    return cycles.run(
+        options,
+        lambda kind, files, say: measure(kind, settings, files, say),
+        table,
+        lambda found: document(found, environment(asdict(settings))),
+    )
 
 
 if __name__ == "__main__":

@@ -120,6 +120,10 @@ class Operator:
         answer = self._ask(f"/serving/events?{query}", timeout_s=_TIMEOUT_S + wait_s)
         return answer["events"], answer["after"]
 
+    def explain(self, name: str, version: str = "") -> dict[str, Any]:
+        """What the batcher of a version did, by default of the one that requests go to."""
+        return self._ask(f"{_path(name, version)}/batching/explain")
+
     def change(self, name: str, what: str, body: Any) -> dict[str, Any]:
         """Waits for the end of a change, such as `load`, however long it takes; how the model stands then."""
         path = f"/serving/models/{quote(name, safe='')}/{what}"

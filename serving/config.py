@@ -82,6 +82,9 @@ class Settings(BaseModel):
     idle_unload_s: float | None = Field(
         None, gt=0, description="unload a model that was not asked for this long; its next request loads it again"
     )
+    max_concurrent_runs: int = Field(
+        0, ge=0, description="runs of all models under way at once on one device, shared by their weight; 0: any number"
+    )
 
     settle_s: float = Field(1.0, ge=0, le=2, description="how long a version's files must be left alone first")
     poll_s: float = Field(5.0, gt=0, description="how often directories are read when no file event comes")

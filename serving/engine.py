@@ -172,9 +172,8 @@ class Engine:
             return _response(request, version, contract, outputs, Timing())
         started = version.used_at = time.monotonic()
         deadline = request.deadline
-        timeout_ms = version.spec.queue_timeout_ms
-        if timeout_ms is not None:
-            latest = started + timeout_ms / 1000
+        if version.limit_s is not None:
+            latest = started + version.limit_s
             deadline = latest if deadline is None else min(deadline, latest)
         item = version.batcher.submit(
             request.inputs,

@@ -9,11 +9,13 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from serving import __version__, logs
+from serving.backends import optimized
 from serving.backends.registry import KNOWN_ARTIFACTS
 from serving.config import Settings
 from serving.core.errors import ServingError
@@ -41,6 +43,7 @@ from serving.repository.control.state import StateError, Store
 from serving.repository.disk.layout import LayoutError, scan
 from serving.repository.disk.reading import Reading
 from serving.repository.loads.memory import MB, Memory
+from serving.repository.loads.remembered import Remembered
 from serving.repository.loads.trial import Trials
 from serving.repository.manager import Manager, Source
 from serving.repository.remote import Mirror, MirrorError, is_url
@@ -120,9 +123,10 @@ class Server:
                 store=self._store,
                 memory=memory,
                 idle_unload_s=settings.idle_unload_s,
+                max_concurrent_runs=settings.max_concurrent_runs,
                 reading=Reading(READERS, settings.model_defaults, wanted),
                 roots=[path.absolute() for path in settings.reload_roots],
-                trials=Trials(settings.trial_limit_s, memory.free_bytes) if settings.trial_load else None,
+                trials=_trials(settings, memory),
                 mirrors=tuple(mirrors.values()),
             )
         except (StateError, StartError) as error:
@@ -317,6 +321,17 @@ def _mirrors(settings: Settings, models: Sequence[Wanted], metrics: Metrics) -> 
         url: Mirror(url, _cache_dir(settings), metrics, name=name, poll_s=settings.remote_poll_s)
         for url, name in names.items()
     }
+
+
+def _trials(settings: Settings, memory: Memory) -> Trials | None:
+    """Also says where optimized graphs are kept, in trials and here."""
+    remembered = None
+    with suppress(StartError):  # there is no place: each start measures anew
+        cache_dir = _cache_dir(settings)
+        remembered, optimized.directory = Remembered(cache_dir / "execution"), cache_dir / "graphs"
+    if not settings.trial_load:
+        return None
+    return Trials(settings.trial_limit_s, memory.free_bytes, remembered=remembered)
 
 
 def _cache_dir(settings: Settings) -> Path:

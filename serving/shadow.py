@@ -14,8 +14,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from serving.batching.batcher import Batcher, BatchPolicy
-from serving.batching.queue import Item
+from serving.batching.batcher import Batcher
+from serving.batching.item import Item
+from serving.batching.settings import BatchSettings
 from serving.core.compare import Distance, distance
 from serving.core.errors import ErrorKind, ServingError
 from serving.core.metrics import Metrics
@@ -196,10 +197,10 @@ class _Copier:
 
 def _batcher(version: Version) -> Batcher:
     assert version.session is not None  # it is READY
-    rows = max(contract.max_batch_size for contract in version.contracts.values())
-    policy = BatchPolicy(rows, version.spec.max_queue_rows)
+    settings = BatchSettings.of(version.spec, version.contracts.values(), instances=1)
+    settings = replace(settings, max_queue_delay_s=0.0, slo_s=None)  # nobody waits for these
     loop = asyncio.get_running_loop()
-    return Batcher(f"{version} (shadow)", version.session.run, policy, loop, background=True)
+    return Batcher(f"{version} (shadow)", version.session.run, settings, loop, background=True)
 
 
 def _distances(pairs: Sequence[tuple[Tensors, Tensors]], settings: Shadow) -> list[Distance]:

@@ -124,6 +124,18 @@ def centred(width: int = 4) -> onnx.ModelProto:
     )
 
 
+def lengths(masked: bool = True) -> onnx.ModelProto:
+    """Rows of any length: `y` is twice `x`, of the same shape; `total` is the sum of a row, or, if zeros are not
+    `masked`, its mean."""
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["y"]),
+        helper.make_node("ReduceSum" if masked else "ReduceMean", ["x", "axis"], ["total"], keepdims=0),
+    ]
+    shape = [BATCH, "length"]
+    outputs = [tensor("y", "FP32", shape), tensor("total", "FP32", [BATCH])]
+    return model(nodes, [tensor("x", "FP32", shape)], outputs, {"axis": np.array([1], np.int64)})
+
+
 def lookup(size: int = 4) -> onnx.ModelProto:
     """y = 1 / (x + 1), INT64 `[batch, 1]` -> FP32 `[batch, 1]`, for x < size; any other x makes the model fail."""
     return model(

@@ -40,6 +40,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "memory_limit_mb": ("2048", 2048),
     "memory_pressure": ("unload_first", "unload_first"),
     "idle_unload_s": ("600", 600.0),
+    "max_concurrent_runs": ("2", 2),
     "settle_s": ("0.25", 0.25),
     "poll_s": ("30", 30.0),
     "remote_poll_s": ("120", 120.0),

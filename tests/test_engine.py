@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.batching.batcher import Batcher, BatchPolicy
+from serving.batching.batcher import Batcher
+from serving.batching.settings import BatchSettings
 from serving.core.errors import ErrorKind, ServingError, invalid
 from serving.core.metrics import Metrics
 from serving.core.spec import ModelSpec
@@ -30,7 +31,7 @@ async def ready_version(gate: Gate, number: int = 1, **spec: Any) -> Version:
     made = version(number, spec=ModelSpec(**spec))
     made.contract = Contract("m", FakeSession.signatures[DEFAULT_SIGNATURE], made.spec.max_batch_size)
     made.contracts = {DEFAULT_SIGNATURE: made.contract, "other": replace(made.contract, signature_name="other")}
-    made.batcher = Batcher(str(made), gate, BatchPolicy(made.spec.max_batch_size), asyncio.get_running_loop())
+    made.batcher = Batcher(str(made), gate, BatchSettings(made.spec.max_batch_size), asyncio.get_running_loop())
     await all_idle(made.batcher)
     return made
 

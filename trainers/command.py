@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,10 +9,11 @@ from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from trainers.contract import Options, TrainingError
+from trainers import arguments
+from trainers.contract import TrainingError
 from trainers.models import TRAINERS
 from trainers.settings import changed, pairs
-from trainers.training import Job, last_unfinished, load, new_directory, publish, recorded, train
+from trainers.training import Job, begin, load, publish, train
 from trainers.workers import task
 
 # Other things to do than to train one model: a word, and the module whose `main(arguments)` does it.
@@ -21,13 +21,6 @@ COMMANDS = {
     "search": "trainers.search.command",
     "survey": "trainers.survey",
 }
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,33 +34,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("name", nargs="?", choices=TRAINERS, metavar="NAME", help="the trainer, and its model's name")
     parser.add_argument("--list", action="store_true", help="show the trainers and exit")
     parser.add_argument("--settings", action="store_true", help="show what --set can change, and exit")
-    add_job_options(parser)
-    add_place_options(parser)
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        type=Path,
-        const=True,
-        metavar="RUN",
-        help="go on with a run that was interrupted (default: the last one of this trainer)",
-    )
+    arguments.add_job_options(parser)
+    arguments.add_set_option(parser)
+    arguments.add_data_options(parser)
+    arguments.add_repo_option(parser)
+    arguments.add_log_option(parser)
+    arguments.add_resume_option(parser, "run")
     parser.add_argument("--push", metavar="URL", help="send the new versions to a running server, too")
     return parser
-
-
-def add_job_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="a short run; on generated data if there is no other")
-    parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the data (default: the trainer's)")
-    parser.add_argument("--steps", type=positive, metavar="N", help="batches to train on, instead of epochs")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same model (default: %(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of this trainer")
-
-
-def add_place_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="data sets (default: %(default)s)")
-    parser.add_argument("--download", action="store_true", help="fetch missing data sets into --data-dir")
-    parser.add_argument("--repo", type=Path, default=Path("model_repo"), help="publish here (default: %(default)s)")
-    parser.add_argument("--log-dir", type=Path, default=Path("runs"), help="runs are kept here (default: %(default)s)")
 
 
 def main() -> int:
@@ -90,40 +64,30 @@ def guarded(work: Callable[[], None]) -> int:
     return 1
 
 
-def prepare(option: str, directory: Path) -> None:
-    """A problem with a directory shows before the training, not after it."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise TrainingError(f"{option} {directory}: a file is in the way of this directory") from None
-    if not os.access(directory, os.W_OK):
-        raise TrainingError(f"{option} {directory}: not writable")
-
-
 def _train() -> None:
-    arguments = parser()
-    args = arguments.parse_args()
+    options = parser()
+    args = options.parse_args()
     if args.list:
         for name, learns in TRAINERS.items():
             print(f"{name:14} {learns}")
         return
     if args.name is None:
-        arguments.error("which trainer? --list shows them")
+        options.error("which trainer? --list shows them")
     if args.settings:
         _show_settings(args.name)
         return
     for option, directory in (("--repo", args.repo), ("--log-dir", args.log_dir)):
-        prepare(option, directory)
+        arguments.prepare(option, directory)
     if not task().chief:
-        _assist(arguments, args)
+        _assist(options, args)
         return
     if args.push:
         from trainers.publishing.push import reach
 
         reach(args.push)
-    job, directory = _resumed(arguments, args) if args.resume else _new(args)
+    job, directory = _resumed(options, args) if args.resume else begin(_asked(args), args.log_dir / args.name)
     print(f"run {directory}")
-    trained, settings = train(job, _options(args, job, directory))
+    trained, settings = train(job, arguments.options_of(args, job, directory, resume=bool(args.resume)))
     for metric, value in trained.metric.items():
         print(f"{metric} {value}" + (" (on generated data, so it says nothing)" if trained.generated else ""))
     versions = publish(job, trained, settings, args.repo, directory)
@@ -137,30 +101,17 @@ def _train() -> None:
     print(f"curves: tensorboard --logdir {args.log_dir}")
 
 
-def _assist(arguments: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def _assist(options: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """What a worker does that is not the chief: the same training, of which nothing remains but the chief's version."""
     with TemporaryDirectory(prefix="trainers-worker-") as own:
         if args.resume:
-            job, directory = _resumed(arguments, args)
+            job, directory = _resumed(options, args)
             if (directory / "checkpoints").exists():
                 shutil.copytree(directory / "checkpoints", Path(own, "checkpoints"))
         else:
             job = _asked(args)
-        train(job, _options(args, job, Path(own)))
+        train(job, arguments.options_of(args, job, Path(own), resume=bool(args.resume)))
     print("trained; the chief publishes")
-
-
-def _options(args: argparse.Namespace, job: Job, directory: Path) -> Options:
-    return Options(
-        directory=directory,
-        seed=job.seed,
-        quick=job.quick,
-        epochs=job.epochs,
-        steps=job.steps,
-        data_dir=args.data_dir,
-        download=args.download,
-        resume=bool(args.resume),
-    )
 
 
 def _asked(args: argparse.Namespace) -> Job:
@@ -169,23 +120,8 @@ def _asked(args: argparse.Namespace) -> Job:
     return Job(args.name, args.seed, args.quick, args.epochs, args.steps, values)
 
 
-def _new(args: argparse.Namespace) -> tuple[Job, Path]:
-    job = _asked(args)
-    directory = new_directory(args.log_dir, args.name)
-    job.record(directory)
-    return job, directory
-
-
-def _resumed(arguments: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[Job, Path]:
-    """A run goes on as it began."""
-    given = [f"--{name}" for name in ("quick", "epochs", "steps", "seed", "set") if getattr(args, name)]
-    if given:
-        arguments.error(f"{', '.join(given)}: a resumed run goes on with what it was started with")
-    directory = last_unfinished(args.log_dir, args.name) if args.resume is True else args.resume
-    job = recorded(directory)
-    if job.name != args.name:
-        raise TrainingError(f"{directory}: a run of '{job.name}', not of '{args.name}'")
-    return job, directory
+def _resumed(options: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[Job, Path]:
+    return arguments.resumed(options, args, args.log_dir / args.name)
 
 
 def _show_settings(name: str) -> None:

@@ -15,6 +15,7 @@ from trainers.quiet import quiet_import
 from trainers.settings import Value, changed, described
 
 RECORD = "run.json"
+PUBLISHED = "published.json"
 
 
 @dataclass(frozen=True)
@@ -46,25 +47,32 @@ def recorded(directory: Path) -> Job:
         raise TrainingError(f"{directory / RECORD}: not the record of a run: {error}") from None
 
 
-def new_directory(runs: Path, name: str) -> Path:
-    """A directory for a run that starts now. Raises OSError."""
+def begin(job: Job, runs: Path) -> tuple[Job, Path]:
+    """The job, and a directory for it in which it is written down. Raises TrainingError, OSError."""
+    directory = new_directory(runs)
+    job.record(directory)
+    return job, directory
+
+
+def new_directory(runs: Path) -> Path:
+    """A directory for a run that starts now. Raises TrainingError, OSError."""
     began = time.strftime("%Y%m%d-%H%M%S")
     for number in range(1, 1000):
-        directory = runs / name / (began if number == 1 else f"{began}-{number}")
+        directory = runs / (began if number == 1 else f"{began}-{number}")
         try:
             directory.mkdir(parents=True)
         except FileExistsError:
             continue
         return directory
-    raise TrainingError(f"{runs / name}: a thousand runs began in this second")
+    raise TrainingError(f"{runs}: a thousand runs began in this second")
 
 
-def last_unfinished(runs: Path, name: str) -> Path:
-    """The newest run of a trainer that published nothing. Raises TrainingError."""
-    for record in sorted((runs / name).glob(f"*/{RECORD}"), reverse=True):
-        if not (record.parent / "published.json").exists():
-            return record.parent
-    raise TrainingError(f"{runs / name}: there is no unfinished run to resume")
+def last_unfinished(runs: Path, *, what: str = "run", record: str = RECORD, finished: str = PUBLISHED) -> Path:
+    """The newest directory with this record, and with no file of the pattern `finished`. Raises TrainingError."""
+    for found in sorted(runs.glob(f"*/{record}"), reverse=True):
+        if not any(found.parent.glob(finished)):
+            return found.parent
+    raise TrainingError(f"{runs}: there is no unfinished {what} to resume")
 
 
 def load(name: str) -> Any:
@@ -99,7 +107,7 @@ def publish(job: Job, trained: Trained, settings: Mapping[str, Value], repo: Pat
         versions = list(export(job.name, trained, repo=repo, seed=job.seed, settings=settings))
     record = {"versions": [str(version) for version in versions], "metric": trained.metric}
     with _in(directory):
-        (directory / "published.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (directory / PUBLISHED).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return versions
 
 

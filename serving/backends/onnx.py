@@ -9,13 +9,16 @@ import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
-from serving.backends import onnx_ranks
+from serving.backends import devices, onnx_ranks, optimized
+from serving.backends.devices import Run
+from serving.backends.onnx_graphs import GraphRuns
 from serving.core import dtypes
 from serving.core.errors import LoadError, invalid
 from serving.core.spec import ModelSpec
@@ -30,6 +33,7 @@ except ImportError as error:
         "ONNX Runtime is not installed: pip install 'serving[cpu]' (or 'serving[gpu]' for NVIDIA GPUs)"
     ) from error
 
+_CPU = "CPUExecutionProvider"
 _FATAL_ONLY = 4  # ONNX Runtime's own lines would only repeat the exception
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
@@ -37,7 +41,8 @@ _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 def load(artifact: Path, spec: ModelSpec, scratch: Path | None = None) -> "OnnxSession":
     """Loads one `.onnx` file. May block for seconds; holds the GIL for about a millisecond at a time."""
     refuse_two_runtimes()
-    if any(p.startswith(("CUDA", "Tensorrt", "NvTensorRTRTX")) for p in spec.providers):
+    numbers = devices.chosen(spec)
+    if devices.needs_gpu(spec):
         ort.preload_dlls()
     missing = [p for p in spec.providers if p not in ort.get_available_providers()]
     if missing:
@@ -45,16 +50,16 @@ def load(artifact: Path, spec: ModelSpec, scratch: Path | None = None) -> "OnnxS
             f"execution provider {', '.join(missing)} is not in this ONNX Runtime {ort.__version__}; "
             f"available: {', '.join(ort.get_available_providers())}"
         )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = spec.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _FATAL_ONLY
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    try:
-        session = ort.InferenceSession(artifact, options, providers=list(spec.providers))
-    except Exception as error:  # its exceptions share no base class
-        raise LoadError(f"ONNX Runtime cannot load {artifact.name}: {_first_line(error)}") from error
+    return OnnxSession([_session(artifact, spec, number) for number in numbers], artifact, spec, numbers)
+
+
+def _session(artifact: Path, spec: ModelSpec, device: int) -> "ort.InferenceSession":
+    session = _cached(artifact, spec)
+    if session is None:
+        try:
+            session = ort.InferenceSession(artifact, _options(spec), providers=devices.providers(spec, device))
+        except Exception as error:  # its exceptions share no base class
+            raise LoadError(f"ONNX Runtime cannot load {artifact.name}: {_first_line(error)}") from error
     session.disable_fallback()
     absent = [p for p in spec.providers if p not in session.get_providers()]
     if absent:
@@ -62,7 +67,39 @@ def load(artifact: Path, spec: ModelSpec, scratch: Path | None = None) -> "OnnxS
             f"execution provider {', '.join(absent)} did not start; ONNX Runtime would have used "
             f"{', '.join(session.get_providers())}"
         )
-    return OnnxSession(session, _without_shape(artifact, session))
+    return session
+
+
+def _options(spec: ModelSpec) -> "ort.SessionOptions":
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = spec.threads or 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def _cached(artifact: Path, spec: ModelSpec) -> "ort.InferenceSession | None":
+    """A session of the graph that an earlier load has optimized; None: there is none."""
+    if not spec.cache_optimized or spec.accelerate or spec.providers != (_CPU,):
+        return None
+
+    def write(path: Path) -> None:
+        options = _options(spec)
+        # What comes after this level depends on the processor.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(path)
+        ort.InferenceSession(artifact, options, providers=[_CPU])
+
+    path = optimized.find_or_make(artifact, f"onnxruntime {ort.__version__} {_CPU} extended", write)
+    if path is None:
+        return None
+    try:
+        return ort.InferenceSession(path, _options(spec), providers=[_CPU])
+    except Exception:  # the artifact itself has to do
+        optimized.drop(path)
+        return None
 
 
 def refuse_two_runtimes() -> None:
@@ -86,9 +123,12 @@ class OnnxSession:
 
     platform = "onnxruntime_onnx"
 
-    def __init__(self, session: "ort.InferenceSession", without_shape: frozenset[str]) -> None:
-        """`without_shape` names tensors of which the graph leaves open how many dimensions they have."""
-        self._session = session
+    def __init__(
+        self, sessions: "Sequence[ort.InferenceSession]", artifact: Path, spec: ModelSpec, numbers: Sequence[int]
+    ) -> None:
+        """`sessions` are of the same graph, one for each of the devices `numbers`."""
+        session = sessions[0]
+        without_shape = _without_shape(artifact, session)
         inputs = {node.name: _spec(node, without_shape) for node in session.get_inputs()}
         for node in session.get_overridable_initializers():
             if node.type in dtypes.BY_ONNX:  # one of another type keeps its value
@@ -104,32 +144,45 @@ class OnnxSession:
             raise LoadError(
                 "it takes BYTES and has BF16 tensors, which ONNX Runtime's Python interface cannot pass in one run"
             )
+        if spec.cuda_graphs and (self._has_bytes or self._has_bf16):
+            raise LoadError("it has BYTES or BF16 tensors, which 'cuda_graphs' cannot pass")
+        self._graphs = [
+            GraphRuns(ort, each, spec.allowed_batch_sizes, number=number)
+            for each, number in zip(sessions, numbers, strict=True)
+            if spec.cuda_graphs
+        ]
+        bind = self._has_bf16
+        plain: list[Run] = [partial(_run_bound, each) if bind else each.run for each in sessions]
+        self._run = devices.spread(self._graphs or plain, spec.instances or 1)
 
     def run(self, inputs: Tensors, outputs: Sequence[str], signature: str = DEFAULT_SIGNATURE) -> Tensors:
         if self._has_bytes:
             inputs = {name: _to_text(name, a) if a.dtype == object else a for name, a in inputs.items()}
-        results = self._run_bound(inputs, outputs) if self._has_bf16 else self._session.run(outputs, inputs)
+        results = self._run(outputs, inputs)
         if self._has_bytes:
             results = [_to_bytes(a) if a.dtype == object else a for a in results]
         return dict(zip(outputs, results, strict=True))
 
-    def _run_bound(self, inputs: Tensors, outputs: Sequence[str]) -> list[np.ndarray]:
-        """numpy has no bfloat16 of its own, so such tensors travel as OrtValues over their 16-bit patterns."""
-        binding = self._session.io_binding()
-        for name, array in inputs.items():
-            if array.dtype == ml_dtypes.bfloat16:
-                bits = np.asarray(array, order="C").view(np.uint16)
-                value = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
-            else:
-                value = ort.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"))
-            binding.bind_ortvalue_input(name, value)
-        for name in outputs:
-            binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding)
-        return [_bf16_array(v) if v.element_type() == _BFLOAT16 else v.numpy() for v in binding.get_outputs()]
-
     def close(self) -> None:
-        del self._session
+        for graphs in self._graphs:
+            graphs.close()
+        del self._run, self._graphs
+
+
+def _run_bound(session: "ort.InferenceSession", outputs: Sequence[str], inputs: Tensors) -> list[np.ndarray]:
+    """numpy has no bfloat16 of its own, so such tensors travel as OrtValues over their 16-bit patterns."""
+    binding = session.io_binding()
+    for name, array in inputs.items():
+        if array.dtype == ml_dtypes.bfloat16:
+            bits = np.asarray(array, order="C").view(np.uint16)
+            value = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
+        else:
+            value = ort.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"))
+        binding.bind_ortvalue_input(name, value)
+    for name in outputs:
+        binding.bind_output(name, "cpu")
+    session.run_with_iobinding(binding)
+    return [_bf16_array(v) if v.element_type() == _BFLOAT16 else v.numpy() for v in binding.get_outputs()]
 
 
 def _bf16_array(value: "ort.OrtValue") -> np.ndarray:

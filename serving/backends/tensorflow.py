@@ -52,7 +52,7 @@ _threads: int | None = None  # of this process, once a model was loaded
 def load(artifact: Path, spec: ModelSpec, scratch: Path | None = None) -> "TensorFlowSession":
     """Loads the directory of a SavedModel. May block for seconds; holds the GIL for tens of milliseconds at a time."""
     graph = tf.Graph()
-    session = tf.compat.v1.Session(graph=graph, config=_config(artifact, spec.threads))
+    session = tf.compat.v1.Session(graph=graph, config=_config(artifact, spec.threads or 1))
     try:
         with graph.as_default():
             meta = tf.compat.v1.saved_model.load(session, list(spec.tags), str(artifact))

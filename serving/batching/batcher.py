@@ -17,11 +17,17 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 
+from serving.batching import oversize
+from serving.batching.explaining.account import Account, Refused
+from serving.batching.fair import Device
 from serving.batching.gather import LONG_RUN_S, Gather
+from serving.batching.item import Batch, Closed, Item
 from serving.batching.merge import merge, split
-from serving.batching.queue import BatchQueue, Item
+from serving.batching.queue import BatchQueue
+from serving.batching.settings import BatchSettings
 from serving.core.errors import ErrorKind, ServingError
 from serving.core.types import DEFAULT_SIGNATURE, Tensors, Timing
 
@@ -32,18 +38,6 @@ _NICE = 10  # of threads in the background: beside others they get about a tenth
 Run = Callable[[Tensors, tuple[str, ...], str], Tensors]
 
 
-@dataclass(frozen=True)
-class BatchPolicy:
-    """How one version's requests are batched. `max_batch_size` 0: there is none that may share a run. A request of more
-    rows, up to `max_request_rows`, runs alone."""
-
-    max_batch_size: int = 64
-    max_queue_rows: int = 4096
-    max_queue_delay_s: float = 0.0
-    instances: int = 1
-    max_request_rows: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Ran:
     """A run that gave an answer: its rows, and the seconds it took to join them, to run, and to cut them apart."""
@@ -52,6 +46,8 @@ class Ran:
     input_s: float
     run_s: float
     output_s: float
+    padded: int = 0  # rows besides, for nothing
+    closed: Closed = Closed.FREE
 
 
 @dataclass(slots=True)
@@ -66,6 +62,7 @@ class _Done:
     runs: list[Ran]
     started: float
     finished: float
+    rows: int
     idle: bool = False  # the instance has not taken another batch
 
 
@@ -76,6 +73,7 @@ class Batcher:
         name: names the threads and appears in errors, such as `digits/1`.
         run: called from instance threads with merged inputs, output names and the signature's name.
         on_run: called on the loop for each run that gave an answer.
+        device: what its runs share with those of others; None: they need not wait for anybody.
         background: its threads give way to all others, as far as the system can do that. Times of its runs are then of
             the processor: the clock would say how busy the machine is.
     """
@@ -84,24 +82,25 @@ class Batcher:
         self,
         name: str,
         run: Run,
-        policy: BatchPolicy,
+        settings: BatchSettings,
         loop: asyncio.AbstractEventLoop,
         on_run: Callable[[Ran], None] | None = None,
         *,
+        device: Device | None = None,
         background: bool = False,
     ) -> None:
         self.name = name
-        self.policy = policy
+        self.settings = settings
+        self.account = Account(settings.instances)
         self._background = background
         self._clock = time.thread_time if background else time.monotonic
         self._run = run
-        self._queue = BatchQueue(
-            max(policy.max_batch_size, 1), policy.max_queue_rows, policy.max_queue_delay_s, policy.max_request_rows
-        )
+        self._turn = device.member(settings.share) if device is not None else None
+        self._queue = BatchQueue.of(settings, partial(oversize.cut, cancel=self.cancel))
         self._lock = threading.Lock()
         self._gather = Gather()
         self._wake: SimpleQueue[None] = SimpleQueue()
-        self._idle = policy.instances  # instances that wait for a wake token; the loop's own count
+        self._idle = settings.instances  # instances that wait for a wake token; the loop's own count
         self._closed = False
         self._loop = loop
         self._on_run = on_run
@@ -109,8 +108,10 @@ class Batcher:
         self._delay: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._expiry_at = 0.0
+        self._running: list[tuple[float, int] | None] = [None] * settings.instances  # since when, and how many rows
         self._threads = [
-            threading.Thread(target=self._work, name=f"{name}#{i}", daemon=True) for i in range(policy.instances)
+            threading.Thread(target=self._work, args=(i,), name=f"{name}#{i}", daemon=True)
+            for i in range(settings.instances)
         ]
         for thread in self._threads:
             thread.start()
@@ -138,12 +139,17 @@ class Batcher:
         Raises:
             ServingError: refused at admission (see `BatchQueue.add`), or UNAVAILABLE after `close`.
         """
-        item = Item(inputs, outputs, rows, lane, deadline, self._loop.create_future(), signature, priority)
+        level = self.settings.level(priority) if self.settings.priority_levels else 0
+        item = Item(inputs, outputs, rows, lane, deadline, self._loop.create_future(), signature, level)
         now = time.monotonic()
-        with self._lock:
-            if self._closed:
-                raise ServingError(ErrorKind.UNAVAILABLE, f"'{self.name}' is stopping")
-            self._queue.add(item, now)
+        try:
+            with self._lock:
+                if self._closed:
+                    raise ServingError(ErrorKind.UNAVAILABLE, f"'{self.name}' is stopping")
+                self._queue.add(item, now, self._free_at() if deadline is not None else now)
+        except ServingError as error:
+            self._refused(error)
+            raise
         if self._idle:
             self._plan_dispatch()
         if deadline is not None and (self._expiry is None or deadline < self._expiry_at):
@@ -153,13 +159,15 @@ class Batcher:
     def cancel(self, item: Item) -> None:
         """The caller no longer waits: the item is dropped if it has not been taken, and its answer is discarded."""
         with self._lock:
-            self._queue.cancel(item)
+            waited = [each for each in item.pieces() if self._queue.cancel(each)]
+        if waited:
+            self.account.refused(Refused.CANCELLED)
         item.reply.cancel()
 
     def hurry(self) -> None:
         """Requests no longer wait for company."""
         with self._lock:
-            self._queue.max_delay_s = 0.0
+            self._queue.hurried = True
         self._plan_dispatch()
 
     async def close(self) -> None:
@@ -180,7 +188,25 @@ class Batcher:
         for thread in self._threads:
             thread.join()
 
+    def estimate(self, rows: int) -> float:
+        """Seconds that a run of so many rows takes, as far as is known; 0: nothing is."""
+        with self._lock:
+            return self._queue.cost.estimate(rows)
+
     # Loop side
+
+    def _free_at(self) -> float:
+        """When an instance will have ended its run; in the past: one is free. Under the lock."""
+        if self._idle:
+            return 0.0
+        cost = self._queue.cost
+        return min((run[0] + cost.estimate(run[1]) if run else 0.0 for run in self._running), default=0.0)
+
+    def _refused(self, error: ServingError) -> None:
+        if error.kind is ErrorKind.QUEUE_FULL:
+            self.account.refused(Refused.FULL)
+        elif error.kind is ErrorKind.EXPIRED:
+            self.account.refused(Refused.EXPIRED if error.retry_after_s is None else Refused.HOPELESS)
 
     def _plan_dispatch(self) -> None:
         """Not at once: what else arrives in this turn of the loop shall share the run."""
@@ -228,15 +254,40 @@ class Batcher:
                 outputs, ran = outcome
                 timing = Timing(done.started - item.enqueued, compute_s, ran.input_s, ran.run_s, ran.output_s, ran.rows)
                 item.reply.set_result((outputs, timing))
-        if self._on_run is not None:
-            for ran in done.runs:
-                self._on_run(ran)
+        self._record(done)
         if done.idle:
             self._instance_idle()
+
+    def _record(self, done: _Done) -> None:
+        for ran in done.runs:
+            if len(done.runs) == 1 and ran.rows == done.rows:
+                items = done.items
+            else:  # the run of all of them failed, and this is of one
+                items = [i for i, outcome in zip(done.items, done.outcomes, strict=True) if _is_of(outcome, ran)]
+            queue_s = len(items) * done.started - sum([item.enqueued for item in items])
+            self.account.ran(
+                len(items),
+                ran.rows,
+                ran.padded,
+                ran.closed,
+                queue_s,
+                done.started - min([item.enqueued for item in items]),
+                ran.input_s,
+                ran.run_s,
+                ran.output_s,
+            )
+            if self._on_run is not None:
+                self._on_run(ran)
 
     def _fail(self, item: Item, error: ServingError) -> None:
         if not item.reply.done():
             item.reply.set_exception(error)
+
+    def _late(self, items: list[Item]) -> None:
+        """They would not have been ready in time."""
+        for item in items:
+            self.account.refused(Refused.HOPELESS)
+            self._fail(item, ServingError(ErrorKind.EXPIRED, "Request timeout expired: it would not be ready in time"))
 
     def _plan_expiry(self, deadline: float, now: float) -> None:
         if self._expiry is not None:
@@ -251,53 +302,91 @@ class Batcher:
             expired = self._queue.expire(now)
             upcoming = self._queue.next_deadline()
         for item in expired:
+            self.account.refused(Refused.EXPIRED)
             self._fail(item, ServingError(ErrorKind.EXPIRED, "Request timeout expired"))
         if upcoming is not None:
             self._plan_expiry(upcoming, now)
 
     # Instance threads
 
-    def _work(self) -> None:
+    def _work(self, index: int) -> None:
         if self._background:
             _give_way()
+        run = self._run_on if self._turn is None else self._run_in_turn
         while True:
             self._wake.get()
-            batch = self._take()
-            while batch:
-                started = time.monotonic()
-                runs: list[Ran] = []
-                outcomes = self._outcomes(batch, runs)
-                done = _Done(batch, outcomes, runs, started, time.monotonic())
-                batch = self._take_next(done.finished - started)
-                done.idle = not batch
-                if not self._tell(self._deliver, done):
-                    return
-                del outcomes, done  # an idle instance holds no tensors
-            if self._closed:
+            if not run(index) or self._closed:
                 return
 
-    def _take(self) -> list[Item]:
+    def _run_on(self, index: int) -> bool:
+        """Runs one batch after the other while enough waits. False: nobody waits any more."""
+        batch = self._take(index)
+        while batch.items:
+            done = self._execute(batch, index)
+            batch = self._take_next(index, done.finished - done.started)
+            done.idle = not batch.items
+            if not self._tell(self._deliver, done):
+                return False
+            del done  # an idle instance holds no tensors
+        return True
+
+    def _run_in_turn(self, index: int) -> bool:
+        """The same when the device has time for it; what has come until then may be in the batch."""
+        assert self._turn is not None
+        with self._turn:
+            batch = self._take(index)
+            while batch.items:
+                done = self._execute(batch, index)
+                done.idle = not (len(self._queue) and self._turn.again())
+                if not self._tell(self._deliver, done):
+                    return False
+                if done.idle:
+                    return True
+                batch = self._take(index)
+        return True
+
+    def _take(self, index: int) -> Batch:
         """The batch that this instance was woken for; if others were faster, the loop hears that it is idle again."""
         with self._lock:
-            batch = self._queue.take(time.monotonic())
-            if batch:
-                self._gather.took(len(batch))
+            batch = self._begin(index)
             left = len(self._queue) > 0
-        if not batch:
+        if not batch.items:
             self._tell(self._instance_idle)
-        elif left and self.policy.instances > 1:
+        elif left and self.settings.instances > 1:
             self._tell(self._plan_dispatch)  # what did not fit is another instance's
+        if batch.late:
+            self._tell(self._late, batch.late)
         return batch
 
-    def _take_next(self, last_run_s: float) -> list[Item]:
+    def _take_next(self, index: int, last_run_s: float) -> Batch:
         """What waits when a run ends: a full group, or anything if runs are long. Otherwise the loop gathers first."""
         with self._lock:
             if last_run_s < LONG_RUN_S and not self._gather.enough(len(self._queue)):
-                return []
-            batch = self._queue.take(time.monotonic())
-            if batch:
-                self._gather.took(len(batch))
-            return batch
+                return Batch()
+            batch = self._begin(index)
+        if batch.late:
+            self._tell(self._late, batch.late)
+        return batch
+
+    def _begin(self, index: int) -> Batch:
+        """Takes what is due. Under the lock."""
+        now = time.monotonic()
+        batch = self._queue.take(now)
+        if batch.items:
+            self._gather.took(len(batch.items))
+            self._running[index] = (now, batch.size)
+        return batch
+
+    def _execute(self, batch: Batch, index: int) -> _Done:
+        started = time.monotonic()
+        runs: list[Ran] = []
+        outcomes = self._outcomes(batch, runs)
+        done = _Done(batch.items, outcomes, runs, started, time.monotonic(), batch.rows)
+        with self._lock:
+            self._running[index] = None
+            if len(runs) == 1 and runs[0].rows == done.rows:
+                self._queue.ran(batch.size, done.finished - started)
+        return done
 
     def _tell(self, callback: Callable[..., None], *args: object) -> bool:
         """Calls back on the loop; False if it is closed, and nobody waits any more."""
@@ -307,37 +396,42 @@ class Batcher:
             return False
         return True
 
-    def _outcomes(self, batch: list[Item], runs: list[Ran]) -> list[tuple[Tensors, Ran] | ServingError]:
+    def _outcomes(self, batch: Batch, runs: list[Ran]) -> list[tuple[Tensors, Ran] | ServingError]:
         try:
             parts, ran = self._run_together(batch)
         except BaseException as error:  # of any kind: an instance that dies leaves its callers waiting for ever
-            if len(batch) == 1:
+            if len(batch.items) == 1:
                 return [self._as_error(error)]
         else:
             runs.append(ran)
             return [(part, ran) for part in parts]
         # One bad request must not take its batch mates down.
-        return [self._outcomes([item], runs)[0] for item in batch]
+        return [self._outcomes(self._queue.alone(item), runs)[0] for item in batch.items]
 
-    def _run_together(self, batch: list[Item]) -> tuple[Sequence[Tensors], Ran]:
-        first, clock = batch[0], self._clock
+    def _run_together(self, batch: Batch) -> tuple[Sequence[Tensors], Ran]:
+        items, size, clock, padding = batch.items, batch.size, self._clock, self.settings.padding
+        first, rows = items[0], batch.rows
         started = clock()
-        inputs = merge(batch)
+        inputs = merge(items) if first.alone else merge(items, size, padding)
         merged = clock()
         outputs = self._run(inputs, first.outputs, first.signature)
         ran = clock()
-        parts = [outputs] if first.alone else split(batch, outputs)
-        rows = sum(item.rows for item in batch)
-        return parts, Ran(rows, merged - started, ran - merged, clock() - ran)
+        parts = [outputs] if first.alone else split(items, outputs, size, padding)
+        return parts, Ran(rows, merged - started, ran - merged, clock() - ran, size - rows, batch.closed)
 
     def _as_error(self, error: BaseException) -> ServingError:
         if isinstance(error, ServingError):
-            return ServingError(error.kind, error.message)  # without the frames in between, which hold the batch
+            # without the frames in between, which hold the batch
+            return ServingError(error.kind, error.message, error.retry_after_s)
         text = f"{type(error).__name__}: {error}"
         log.warning("%s: the model failed: %s", self.name, text)
         return ServingError(
             ErrorKind.MODEL, f"Failed to process the request(s) for model '{self.name}', message: {text}"
         )
+
+
+def _is_of(outcome: tuple[Tensors, Ran] | ServingError, ran: Ran) -> bool:
+    return not isinstance(outcome, ServingError) and outcome[1] is ran
 
 
 def _give_way() -> None:

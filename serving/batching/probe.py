@@ -124,18 +124,19 @@ def _why_mixed(together: list[Tensors], apart: list[Tensors]) -> str:
     for name, array in together[0].items():
         if array.ndim == 0 or array.shape[0] != len(apart):
             return f"output '{name}' has shape {list(array.shape)} for {len(apart)} rows"
-    if (why := _compare(together[1], together[0])) is not None:
+    if (why := why_different(together[1], together[0])) is not None:
         return f"it answers the same question differently each time: {why}"
     try:
         joined = {name: np.concatenate([part[name] for part in apart]) for name in together[0]}
     except ValueError:
         return "rows run one by one give outputs of another shape"
-    if (why := _compare(joined, together[0])) is not None:
+    if (why := why_different(joined, together[0])) is not None:
         return f"rows run one by one give other answers than together: {why}"
     return ""
 
 
-def _compare(actual: Tensors, expected: Tensors) -> str | None:
+def why_different(actual: Tensors, expected: Tensors) -> str | None:
+    """None where answers are the same but for another order of summation."""
     for name, want in expected.items():
         scale = _scale(want)
         why = difference({name: actual[name]}, {name: want}, atol=_ATOL_OF_SCALE * scale, rtol=_RTOL)

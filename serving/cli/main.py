@@ -66,6 +66,7 @@ def start(
     memory_limit_mb: Annotated[int | None, _flag("memory_limit_mb")] = None,
     memory_pressure: Annotated[str | None, _flag("memory_pressure")] = None,
     idle_unload_s: Annotated[float | None, _flag("idle_unload_s")] = None,
+    max_concurrent_runs: Annotated[int | None, _flag("max_concurrent_runs")] = None,
     settle_s: Annotated[float | None, _flag("settle_s")] = None,
     poll_s: Annotated[float | None, _flag("poll_s")] = None,
     remote_poll_s: Annotated[float | None, _flag("remote_poll_s")] = None,
@@ -142,6 +143,68 @@ def check(
     _exit(run(paths or (), model_config_file, trial_limit_s, json))
 
 
+@app.command()
+def tune(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="a model's directory, a .onnx file or a SavedModel")],
+    p99_ms: Annotated[float, typer.Option(min=0.1, help="what 99 of 100 requests have to be answered within")],
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="requests per second that come; by default as many as can be", show_default=False),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="rows of a request")] = 1,
+    seconds: Annotated[float, typer.Option(min=1, help="how long it may take")] = 60.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be written")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="directory for the report; by default one below runs/tune", show_default=False)
+    ] = None,
+    model_version: Annotated[
+        int | None,
+        typer.Option(
+            "--model-version", min=1, help="a version; by default the one that would be served", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Find batch size, delay, instances and threads for a latency bound by measuring, and write them to model.yaml."""
+    from serving.cli.tune import run
+
+    _exit(run(model, model_version, p99_ms, rate, rows, seconds, dry_run, report))
+
+
+@app.command()
+def optimize(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="a model's directory, or an .onnx file")],
+    fp16: Annotated[bool, typer.Option("--fp16", help="weights and arithmetic in float16, for GPUs")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="weights as int8, for processors")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="directory of the model that gets the version [default: MODEL]", show_default=False),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="how far answers may differ, against the largest one [default: 0.01 with --fp16, 0.1 with --int8]",
+            show_default=False,
+        ),
+    ] = None,
+    top1: Annotated[float, typer.Option(min=0, max=1, help="share of rows whose highest class has to stay")] = 0.99,
+    model_version: Annotated[
+        int | None,
+        typer.Option(
+            "--model-version", min=1, help="a version; by default the one that would be served", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Add a version with smaller weights to a model, if it still answers as the original does."""
+    from serving.cli.describe import fail
+
+    if fp16 == int8:
+        _exit(fail("choose one of --fp16 and --int8"))
+    from serving.cli.optimize import run
+
+    _exit(run(model, model_version, "fp16" if fp16 else "int8", out, tolerance, top1))
+
+
 @app.command(rich_help_panel=_OPERATION)
 def predict(
     model: Annotated[str, typer.Argument(help="the model's name")],
@@ -179,6 +242,21 @@ def status(
     from serving.cli.status import run
 
     _exit(run(url, model, watch, json))
+
+
+@app.command(rich_help_panel=_OPERATION)
+def explain(
+    model: Model,
+    model_version: Annotated[
+        str, typer.Option("--model-version", "--version", help="a version; by default the latest")
+    ] = "",
+    json: Annotated[bool, _JSON] = False,
+    url: RestUrl = _HERE,
+) -> None:
+    """Say what the batcher of a model did and why, and what would help."""
+    from serving.cli.explain import run
+
+    _exit(run(url, model, model_version, json))
 
 
 @app.command(rich_help_panel=_OPERATION)

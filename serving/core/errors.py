@@ -26,16 +26,23 @@ class ErrorKind(Enum):
 
 
 class ServingError(Exception):
-    def __init__(self, kind: ErrorKind, message: str) -> None:
+    """
+    Args:
+        retry_after_s: when it may be worth while to ask again; None: nothing is known of that.
+    """
+
+    def __init__(self, kind: ErrorKind, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
+        self.retry_after_s = retry_after_s
 
     def __repr__(self) -> str:
         return f"ServingError({self.kind.value}: {self.message})"
 
-    def __reduce__(self) -> tuple[type["ServingError"], tuple[ErrorKind, str]]:
-        return type(self), (self.kind, self.message)  # an exception's own would call it with the message alone
+    def __reduce__(self) -> tuple[type["ServingError"], tuple[ErrorKind, str, float | None]]:
+        # An exception's own would call it with the message alone.
+        return type(self), (self.kind, self.message, self.retry_after_s)
 
 
 def invalid(message: str) -> ServingError:

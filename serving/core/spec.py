@@ -3,12 +3,14 @@
 import difflib
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from serving.core.declared import Declared, Sample
+from serving.core.padding import Padding
 from serving.core.traffic import Limits, Shadow, Traffic
 
 SPEC_FILE = "model.yaml"
@@ -68,21 +70,56 @@ class ModelSpec(BaseModel):
         64, ge=0, le=_MAX_ROWS, description="rows that one run may hold; 0: axis 0 of this model is no batch axis"
     )
     max_request_rows: int | None = Field(
-        None, ge=1, le=_MAX_ROWS, description="rows of one request; beyond max_batch_size it runs alone [default: that]"
+        None,
+        ge=1,
+        le=_MAX_ROWS,
+        description="rows of one request; beyond max_batch_size it is cut into several runs [default: that]",
     )
     max_queue_delay_ms: float = Field(
         0, ge=0, le=60_000, description="how long a free instance may wait for a batch to fill"
     )
     max_queue_rows: int = Field(4096, ge=1, le=_MAX_ROWS, description="rows that may wait; more are refused at once")
+    allowed_batch_sizes: tuple[Annotated[int, Field(ge=1, le=_MAX_ROWS)], ...] = Field(
+        (), description="rows that a run may have, in ascending order; smaller batches are padded [default: any]"
+    )
+    padding: dict[str, Padding] = Field(
+        default_factory=dict,
+        description="inputs of variable length that share runs, such as {tokens: {sizes: [16, 32, 64]}}",
+    )
+    batching: str = Field("continuous", description="the policy: continuous, fixed_delay, adaptive or one of yours")
+    slo_ms: float | None = Field(
+        None, gt=0, le=1e9, description="how long requests may take: batches are kept small, others are refused"
+    )
+    priority_levels: int = Field(0, ge=0, le=1000, description="requests may ask for a priority of 1, first, to this")
+    default_priority_level: int = Field(
+        0, ge=0, le=1000, description="of requests that ask for none [default: the least urgent]"
+    )
+    share: float = Field(1, gt=0, le=1e6, description="weight of this model where --max-concurrent-runs is set")
     queue_timeout_ms: float | None = Field(
         None, gt=0, le=1e12, description="how long a request may wait; none by default"
     )
-    instances: int = Field(1, ge=1, le=256, description="runs that may be under way at the same time")
-    threads: int = Field(1, ge=1, le=1024, description="threads that one run may use inside an operator")
+    instances: int | None = Field(
+        None, ge=1, le=256, description="runs that may be under way at the same time [default: measured at load]"
+    )
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="threads that one run may use inside an operator [default: measured at load]"
+    )
     providers: tuple[str, ...] = Field(
         ("CPUExecutionProvider",),
         min_length=1,
         description="ONNX Runtime execution providers, in order of preference",
+    )
+    cache_optimized: bool = Field(
+        False, description="keep the graph as ONNX Runtime has optimized it: large graphs load faster the next time"
+    )
+    devices: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(
+        (), description="numbers of the GPUs that the instances are spread over [default: the first]"
+    )
+    device_memory_mb: int | None = Field(
+        None, ge=1, le=_MAX_ROWS, description="memory that this model may take on each GPU [default: any]"
+    )
+    cuda_graphs: bool = Field(
+        False, description="run each of allowed_batch_sizes as a CUDA graph; for models that run on the GPU as a whole"
     )
     version_labels: dict[str, _Version] = Field(
         default_factory=dict, description="names of versions, such as {stable: 3}; valid while that version is ready"
@@ -116,6 +153,32 @@ class ModelSpec(BaseModel):
         gt=0,
         description="refuse a version whose golden sample takes this many times as long as on the one that serves",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _largest(cls, values: Any) -> Any:
+        """Sizes that are allowed say how large a batch may be."""
+        sizes = values.get("allowed_batch_sizes") if isinstance(values, dict) else None
+        if isinstance(sizes, list | tuple) and sizes and "max_batch_size" not in values:
+            return {**values, "max_batch_size": sizes[-1]}
+        return values
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        sizes = self.allowed_batch_sizes
+        if any(low >= high for low, high in pairwise(sizes)):
+            raise ValueError(f"'allowed_batch_sizes' must be ascending, got {list(sizes)}")
+        if sizes and sizes[-1] != self.max_batch_size:
+            raise ValueError(
+                "the largest of 'allowed_batch_sizes' must be max_batch_size, "
+                f"which is {self.max_batch_size}, got {sizes[-1]}"
+            )
+        if self.default_priority_level > self.priority_levels:
+            raise ValueError(
+                f"'default_priority_level' must be at most priority_levels, got {self.default_priority_level} "
+                f"and {self.priority_levels}"
+            )
+        return self
 
 
 class SpecError(ValueError):
@@ -183,6 +246,7 @@ _PARTS: Mapping[str, type[BaseModel]] = {
     "model_defaults": ModelSpec,
     "inputs": Declared,
     "outputs": Declared,
+    "padding": Padding,
     "samples": Sample,
     "versions": Latest,
     "traffic": Traffic,

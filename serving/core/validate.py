@@ -3,12 +3,14 @@
 The texts are the ones that clients of the Open Inference Protocol know.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from serving.core.dtypes import BY_NUMPY
 from serving.core.errors import ErrorKind, ServingError, invalid
+from serving.core.padding import Padding
 from serving.core.types import DEFAULT_SIGNATURE, InferRequest, Signature, TensorSpec
 
 _BATCH_NOTE = (
@@ -21,7 +23,8 @@ class Contract:
     """What one loaded model promises to take.
 
     `max_batch_size` 0 means that axis 0 is no batch axis: requests run one at a time and count as one row. One of more
-    than `max_batch_size` rows runs alone, if `max_request_rows` allows it.
+    than `max_batch_size` rows is cut into several, if `max_request_rows` allows it. With `padding`, rows of inputs that
+    are padded to the same length count as equal.
     """
 
     model: str
@@ -30,6 +33,7 @@ class Contract:
     signature_name: str = DEFAULT_SIGNATURE
     unbatched_because: str = ""  # where `max_batch_size` is 0
     max_request_rows: int = 0  # at least `max_batch_size`, once it is made
+    padding: Mapping[str, Padding] = field(default_factory=dict)  # by input
     inputs: tuple[TensorSpec, ...] = field(init=False)
     outputs: tuple[str, ...] = field(init=False)
     not_rows: frozenset[str] = field(init=False)  # optional inputs that have no batch axis
@@ -115,8 +119,15 @@ class Contract:
             return (self.signature_name, outputs)
         if not self.max_batch_size or not self.not_rows.isdisjoint(request.inputs):
             return None
-        shapes = tuple((s.name, request.inputs[s.name].shape[1:]) for s in self.inputs if s.name in request.inputs)
+        shapes = tuple(
+            (s.name, self._row_shape(s.name, request.inputs[s.name])) for s in self.inputs if s.name in request.inputs
+        )
         return (self.signature_name, outputs, shapes)
+
+    def _row_shape(self, name: str, array: np.ndarray) -> tuple[int, ...]:
+        """At which it is run."""
+        padding = self.padding.get(name)
+        return array.shape[1:] if padding is None else padding.shape(array.shape[1:])
 
     def replaces(self, other: "Contract") -> bool:
         """Whether requests that are written for another one find their inputs and outputs here: names and datatypes."""

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from serving.core.errors import ErrorKind, ServingError
 from serving.core.types import InferRequest, InferResponse
 from serving.engine import Engine, Times
+from serving.protocols.asks import server_timing
 from serving.protocols.offload import Offload
 from serving.repository.version import Version
 
@@ -48,6 +49,8 @@ async def answer(
     heavy: Heavy[Wants] | None = None,
     version: Version | None = None,
     route_key: str | None = None,
+    deadline: float | None = None,
+    timed: Callable[[Reply, str], Reply] | None = None,
     name_request: bool = True,
 ) -> Reply:
     """Answers one inference request.
@@ -60,6 +63,8 @@ async def answer(
         heavy: None: nothing is.
         version: what model and version were resolved to, if `decode` had to know.
         route_key: see `InferRequest`, if they were not; `decode` does not give it.
+        deadline: the request's, in addition to any that `decode` gives it.
+        timed: adds to a reply where the time went, as `asks.server_timing` says it.
         name_request: whether refusals that depend on the model begin with the request's id.
 
     Raises:
@@ -75,6 +80,8 @@ async def answer(
         request, wants = await heavy.offload.run(decode) if heavy and heavy.decode else decode()
         if route_key is not None:
             request.route_key = route_key
+        if deadline is not None:
+            request.deadline = deadline if request.deadline is None else min(deadline, request.deadline)
         decoded = perf_counter()
         response = await engine.infer(request, version)
         inferred = perf_counter()
@@ -88,13 +95,17 @@ async def answer(
         )
         if engine.observer is not None:
             engine.observer(protocol, request, response, Times(started, decoded, inferred, encoded))
+        if timed is not None:
+            text = server_timing(decoded - started, response.timing, encoded - inferred, encoded - started)
+            return timed(reply, text)
         return reply
     except ServingError as error:
         if request is None and version is not None and error.kind in _UNREADABLE:
             engine.refused(version)
         _count(engine, protocol, model, version, request, error.kind)
         if name_request and request is not None and error.kind in (ErrorKind.INVALID, ErrorKind.QUEUE_FULL):
-            raise ServingError(error.kind, f"[request id: {request.id or '<id_unknown>'}] {error.message}") from None
+            text = f"[request id: {request.id or '<id_unknown>'}] {error.message}"
+            raise ServingError(error.kind, text, error.retry_after_s) from None
         raise
     except asyncio.CancelledError:
         _count(engine, protocol, model, version, request, ErrorKind.CANCELLED)

@@ -4,9 +4,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from serving.core.errors import invalid
+from serving.core.errors import ServingError, invalid
+from serving.protocols.asks import SERVER_TIMING, retry_after_ms
 from serving.protocols.status import Family
 from serving.repository.catalog import Catalog
+
+_RETRY = "grpc-retry-pushback-ms"
 
 
 @dataclass(slots=True)
@@ -18,10 +21,27 @@ class Call:
 
     deadline: float | None = None
     sent: Callable[[], Iterable[tuple[str, str | bytes]] | None] = tuple
+    timing: bool = False  # the client wants to know where the time went
+    trailing: tuple[tuple[str, str], ...] = ()  # metadata that follow the answer
 
     @property
     def metadata(self) -> dict[str, str]:
         return {key: value for key, value in self.sent() or () if isinstance(value, str)}
+
+    @property
+    def timed(self) -> Callable[[Any, str], Any] | None:
+        """See `answer`."""
+        return self._add_timing if self.timing else None
+
+    def _add_timing(self, reply: Any, timing: str) -> Any:
+        self.trailing += ((SERVER_TIMING, timing),)
+        return reply
+
+
+def retry_metadata(error: ServingError) -> tuple[tuple[str, str], ...]:
+    """When to try again, if that is known; clients of gRPC with a retry policy go by it."""
+    wait_ms = retry_after_ms(error)
+    return () if wait_ms is None else ((_RETRY, str(wait_ms)),)
 
 
 Method = Callable[[bytes, Call], Awaitable[bytes]]

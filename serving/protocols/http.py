@@ -6,6 +6,7 @@ from typing import Any
 
 from serving.core.errors import ServingError
 from serving.protocols import jsonio
+from serving.protocols.asks import SERVER_TIMING, retry_after_ms
 from serving.protocols.status import Family, http_status
 from serving.repository.catalog import Catalog
 
@@ -29,7 +30,22 @@ def json_reply(value: Any, status: int = 200) -> HttpReply:
 
 
 def error_reply(error: ServingError, family: Family) -> HttpReply:
-    return json_reply({"error": error.message}, http_status(error.kind, family))
+    reply = json_reply({"error": error.message}, http_status(error.kind, family))
+    reply.headers += retry_headers(error)
+    return reply
+
+
+def retry_headers(error: ServingError) -> Headers:
+    """When to try again, if that is known: in whole seconds as HTTP has it, and in milliseconds."""
+    wait_ms = retry_after_ms(error)
+    if wait_ms is None:
+        return []
+    return [(b"retry-after", b"%d" % -(-wait_ms // 1000)), (b"retry-after-ms", b"%d" % wait_ms)]
+
+
+def add_timing(reply: HttpReply, timing: str) -> HttpReply:
+    """The same reply with its Server-Timing."""
+    return HttpReply(reply.status, reply.body, [*reply.headers, (SERVER_TIMING.encode(), timing.encode())])
 
 
 def route_key(catalog: Catalog, model: str, headers: Iterable[tuple[bytes, bytes]]) -> str | None:

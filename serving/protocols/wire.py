@@ -28,7 +28,7 @@ def field(number: int, size: int) -> bytes:
     return varint(number << 3 | LENGTH_DELIMITED) + varint(size)
 
 
-def read_varint(data: memoryview, at: int) -> tuple[int, int]:
+def read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """The value at `at`, and where it ends.
 
     Raises:

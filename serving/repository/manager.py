@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from serving.batching.fair import Devices
 from serving.core.errors import ErrorKind, ServingError, invalid
 from serving.core.metrics import Metrics
 from serving.core.spec import ModelSpec
@@ -68,6 +69,7 @@ class Manager:
         mirrors: bring remote repositories to those `sources` that are their local copies.
         memory: what there is for versions; None: nobody asks.
         idle_unload_s: how long a model that nobody asks for stays loaded; None: as long as it is wanted.
+        max_concurrent_runs: of all models, on one device; 0: any number.
 
     Raises:
         StateError: what the store has cannot be understood.
@@ -95,6 +97,7 @@ class Manager:
         mirrors: Sequence[Mirror] = (),
         memory: Memory | None = None,
         idle_unload_s: float | None = None,
+        max_concurrent_runs: int = 0,
     ) -> None:
         self._mode = mode
         self._asked = tuple(load_model) if mode == "explicit" else ()
@@ -118,6 +121,7 @@ class Manager:
             retry_limit_s=retry_limit_s,
             trials=trials,
             memory=memory,
+            devices=Devices(max_concurrent_runs),
         )
         self._reconciler = Reconciler(self._sources, self._orders, self._lifecycle, self._history, publish, settle_s)
         self._models = self._reconciler.models

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 
 from serving.backends.base import Session
-from serving.batching.batcher import Batcher, BatchPolicy, Ran
+from serving.batching.batcher import Batcher, Ran
+from serving.batching.fair import Device
+from serving.batching.settings import BatchSettings
 from serving.core.errors import ErrorKind, ServingError
 from serving.core.metrics import Metrics, ShadowMetrics
 from serving.core.spec import ModelSpec
@@ -18,6 +20,7 @@ from serving.core.statistics import Statistics
 from serving.core.types import Tensors
 from serving.core.validate import Contract
 from serving.repository.disk.layout import FoundVersion
+from serving.repository.loads.calibration import Execution
 from serving.repository.loads.loading import Loaded
 from serving.repository.policy import made_of
 
@@ -59,6 +62,8 @@ class Version:
         self.found = found
         self.spec = spec
         self.made_of = made_of(found, spec)
+        limits_ms = [ms for ms in (spec.queue_timeout_ms, spec.slo_ms) if ms is not None]
+        self.limit_s = min(limits_ms) / 1000 if limits_ms else None  # how long a request may take, at most
         self.state = State.NEW
         self.reason = ""
         self.session: Session | None = None
@@ -68,6 +73,7 @@ class Version:
         self.statistics = Statistics()
         self.platform = ""
         self.notes: Mapping[str, str] = {}
+        self.execution = Execution()  # what it is run with
         self.class_labels: Mapping[str, Sequence[str]] = {}
         self.sample: Tensors | None = None  # the smallest input that the model is known to take
         self.trying = False  # LOADING, and for now in a process of its own
@@ -102,8 +108,13 @@ class Version:
         self.reason = reason
         log.debug("%s is %s%s", self, state.value, f": {reason}" if reason else "")
 
-    def equip(self, loaded: Loaded, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
+    def equip(
+        self, loaded: Loaded, metrics: Metrics, loop: asyncio.AbstractEventLoop, device: Device | None = None
+    ) -> None:
         """Takes what was loaded, with a batcher for it: all that requests need.
+
+        Args:
+            device: what its runs share with those of other models, if that is to be fair.
 
         Raises:
             RuntimeError: no threads can be had; nothing has begun.
@@ -111,24 +122,19 @@ class Version:
         spec, session = self.spec, loaded.session
         observed = metrics.batches(self.model, str(self.number))
         statistics = self.statistics  # with `self`, this would be a cycle: when it ends, it would wait to be collected
-        policy = BatchPolicy(
-            max(contract.max_batch_size for contract in loaded.contracts.values()),
-            spec.max_queue_rows,
-            spec.max_queue_delay_ms / 1000,
-            spec.instances,
-            max(contract.max_request_rows for contract in loaded.contracts.values()),
-        )
+        settings = BatchSettings.of(spec, loaded.contracts.values(), loaded.execution.setting.instances)
 
         def on_run(ran: Ran) -> None:
             observed.observe(ran.rows)
             statistics.ran(ran.rows, ran.input_s, ran.run_s, ran.output_s)
 
-        self.batcher = Batcher(str(self), session.run, policy, loop, on_run)
+        self.batcher = Batcher(str(self), session.run, settings, loop, on_run, device=device)
         self.used_at = time.monotonic()
         self.session = session
         self.contracts = loaded.contracts
         self.contract = loaded.contract
-        self.notes = session.notes
+        self.notes = {**session.notes, **loaded.execution.note}
+        self.execution = loaded.execution
         self.class_labels = loaded.class_labels
         self.platform = session.platform
         self.sample = loaded.sample

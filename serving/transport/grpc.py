@@ -14,7 +14,8 @@ import grpc
 import grpc.aio
 
 from serving.core.errors import ErrorKind, ServingError
-from serving.protocols.grpc import Call, Method, Service, StreamMethod
+from serving.protocols.asks import TIMING, asks_for_timing
+from serving.protocols.grpc import Call, Method, Service, StreamMethod, retry_metadata
 from serving.protocols.status import Family, grpc_status
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,7 @@ class GrpcListener:
                 ("grpc.so_reuseport", 0),  # a port that is taken is an error, not half of the traffic
             ]
         )
-        for service in services:
-            handlers = {name: _unary(method, service.family, self._calls) for name, method in service.methods.items()}
-            handlers |= {name: _stream(method, service.family, self._calls) for name, method in service.streams.items()}
-            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.service, handlers),))
+        self._server.add_generic_rpc_handlers((_Methods(services, self._calls),))
 
     async def listen(self, host: str, port: int | None, path: Path | None = None) -> int:
         """Binds and accepts; returns the port, which the system chose if `port` is 0.
@@ -107,24 +105,22 @@ class _Calls:
         self.under_way = 0
         self.last = 0.0  # when one was there, in monotonic seconds; known from the time on when they are refused
         self.streams: set[_Requests] = set()
-        self._refused = False
+        self.refused = False
 
     def refuse(self) -> None:
         """Takes no more calls, and no more requests of the streams that are open."""
-        self._refused = True
+        self.refused = True
         for reader in self.streams:
             reader.end()
 
-    async def begin(self, context: Context) -> None:
-        """Raises: grpc.aio.AbortError: no more are taken."""
-        if self._refused:
-            self.last = time.monotonic()
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "Server exiting")
-        self.under_way += 1
+    async def turn_away(self, context: Context) -> None:
+        """Raises: grpc.aio.AbortError."""
+        self.last = time.monotonic()
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "Server exiting")
 
     def end(self) -> None:
         self.under_way -= 1
-        if self._refused:
+        if self.refused:
             self.last = time.monotonic()
 
 
@@ -173,12 +169,41 @@ def _try_to_bind(host: str, port: int) -> None:
             raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None
 
 
-def _unary(method: Method, family: Family, calls: _Calls) -> Any:
+class _Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs only
+    """All methods by their paths. Whether a call wants to know where its time goes is seen here, where its metadata are
+    at hand: for a handler it would be work to ask."""
+
+    def __init__(self, services: Sequence[Service], calls: _Calls) -> None:
+        self._plain: dict[str, Any] = {}
+        self._timed: dict[str, Any] = {}
+        for service in services:
+            family = service.family
+            for name, method in service.methods.items():
+                self._plain[f"/{service.service}/{name}"] = _unary(method, family, calls)
+                self._timed[f"/{service.service}/{name}"] = _unary(method, family, calls, timing=True)
+            for name, stream in service.streams.items():
+                self._plain[f"/{service.service}/{name}"] = _stream(stream, family, calls)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        for key, value in handler_call_details.invocation_metadata or ():
+            if key == TIMING and asks_for_timing(value):
+                path = handler_call_details.method
+                return self._timed.get(path) or self._plain.get(path)
+        return self._plain.get(handler_call_details.method)
+
+
+def _unary(method: Method, family: Family, calls: _Calls, timing: bool = False) -> Any:
     async def call(data: bytes, context: Context) -> bytes:
-        await calls.begin(context)
+        if calls.refused:
+            await calls.turn_away(context)
+        calls.under_way += 1
         about = _about(context)
+        about.timing = timing
         try:
-            return await method(data, about)
+            answer = await method(data, about)
+            if about.trailing:
+                context.set_trailing_metadata(about.trailing)
+            return answer
         except Exception as error:
             _fail(context, family, about, error)
             return b""
@@ -193,7 +218,9 @@ def _stream(method: StreamMethod, family: Family, calls: _Calls) -> Any:
 
     # A coroutine that writes, not a generator: when the call is cancelled, `method` is closed at once.
     async def call(requests: AsyncIterator[bytes], context: Context) -> None:
-        await calls.begin(context)
+        if calls.refused:
+            await calls.turn_away(context)
+        calls.under_way += 1
         about = _about(context)
         reader = _Requests(requests)
         calls.streams.add(reader)
@@ -222,6 +249,9 @@ def _fail(context: Context, family: Family, about: Call, error: Exception) -> No
     it, until the garbage collector comes."""
     if isinstance(error, ServingError):
         code, text = status(error, family, about, time.monotonic()), _short(error.message)
+        retry = retry_metadata(error)
+        if retry:
+            context.set_trailing_metadata(retry)
     else:
         log.error("a gRPC call failed", exc_info=error)
         code, text = grpc.StatusCode.INTERNAL, "internal error; the server's log has the details"

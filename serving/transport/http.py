@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import sys
+from contextlib import suppress
 
 from serving.transport.connection import Connection, HttpLimits, Shared
 from serving.transport.exchange import App
@@ -86,5 +87,5 @@ def _turn_away(listening: int) -> None:
     with_syn = [(0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF)]  # classic BPF
     program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in with_syn))
     attached = struct.pack("@HP", len(with_syn), ctypes.addressof(program))
-    with socket.socket(fileno=os.dup(listening)) as own:
+    with socket.socket(fileno=os.dup(listening)) as own, suppress(OSError):  # a sandbox may not allow it
         own.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attached)

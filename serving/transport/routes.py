@@ -86,6 +86,14 @@ def oip(rest: OipRest) -> Iterator[Route]:
     yield from _of_model(
         "GET", "/stats", "Statistics", "metadata", lambda a: rest.statistics(a.model, a.version), (400,)
     )
+    yield from _of_model(
+        "GET",
+        "/batching/explain",
+        "What the batcher did and why, and what would help",
+        "metadata",
+        lambda a: rest.explain(a.model, a.version),
+        _FOUND,
+    )
     yield from _of_model("POST", "/infer", "Run the model", "inference", lambda a: infer(rest, a), _RUN, schemas.INFER)
     yield from _of_model(
         "POST",

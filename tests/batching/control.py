@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from queue import Empty, SimpleQueue
@@ -10,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from serving.batching.batcher import Batcher, BatchPolicy
+from serving.batching.batcher import Batcher
+from serving.batching.settings import BatchSettings
 from serving.core.types import DEFAULT_SIGNATURE, Tensors
 
 PATIENCE_S = 10.0  # after which a test that hangs fails
@@ -35,6 +37,16 @@ def on_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 def tenfold(x: np.ndarray) -> np.ndarray:
     return x * 10
+
+
+def after(seconds: float) -> Callable[[np.ndarray], np.ndarray]:
+    """A model that takes so long and gives its input back."""
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        time.sleep(seconds)
+        return x
+
+    return answer
 
 
 class Gate:
@@ -79,7 +91,7 @@ class Gate:
 @asynccontextmanager
 async def batching(gate: Gate, **policy: Any) -> AsyncIterator[Batcher]:
     """A batcher whose instances all wait for work; what still runs at the end is let through."""
-    batcher = Batcher("m/1", gate, BatchPolicy(**policy), asyncio.get_running_loop())
+    batcher = Batcher("m/1", gate, BatchSettings(**policy), asyncio.get_running_loop())
     try:
         await all_idle(batcher)
         yield batcher
@@ -89,7 +101,7 @@ async def batching(gate: Gate, **policy: Any) -> AsyncIterator[Batcher]:
 
 
 async def all_idle(batcher: Batcher) -> None:
-    instances = batcher.policy.instances
+    instances = batcher.settings.instances
     while f"idle={instances}/{instances}>" not in repr(batcher):  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0.001)
 

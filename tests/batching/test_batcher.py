@@ -9,10 +9,14 @@ from collections.abc import Awaitable
 import numpy as np
 import pytest
 
-from serving.batching.batcher import Batcher, BatchPolicy, Ran
+from serving.batching.batcher import Batcher, Ran
+from serving.batching.explaining.account import Refused
+from serving.batching.fair import Device
+from serving.batching.item import Closed
+from serving.batching.settings import BatchSettings
 from serving.core.errors import ErrorKind, ServingError
 from serving.core.types import Tensors
-from tests.batching.control import PATIENCE_S, Gate, ask, batching, on_loop, rows, turns
+from tests.batching.control import PATIENCE_S, Gate, after, ask, batching, on_loop, rows, turns
 
 
 def start(*asked: Awaitable[list[float]]) -> list["asyncio.Future[list[float]]"]:
@@ -194,7 +198,7 @@ async def test_a_run_is_for_the_signature_of_its_requests() -> None:
         seen.append((signature, len(inputs["x"])))
         return {"y": inputs["x"]}
 
-    batcher = Batcher("m/1", run, BatchPolicy(), asyncio.get_running_loop())
+    batcher = Batcher("m/1", run, BatchSettings(), asyncio.get_running_loop())
     x = rows(1)
     items = [batcher.submit({"x": x}, ("y",), 1, (name,), signature=name) for name in ("a", "b", "a")]
     for item in items:
@@ -411,6 +415,85 @@ async def test_a_full_queue_answers_at_once_and_takes_more_when_there_is_room() 
 
 
 @on_loop
+async def test_a_request_that_would_be_late_is_refused_while_the_instance_is_busy() -> None:
+    """It is known by then that a run takes 50 ms."""
+    gate = Gate(after(0.05))
+    async with batching(gate, max_batch_size=1) as batcher:
+        gate.let(3)
+        for n in range(3):
+            await ask(batcher, n)
+            await gate.entered()
+        held = await busy(gate, batcher)
+        error = await refusal(ask(batcher, 1, deadline=time.monotonic() + 0.02))
+        assert error.kind is ErrorKind.EXPIRED and error.retry_after_s is not None
+        assert batcher.account.snapshot().total.tally.refused == {Refused.HOPELESS: 1}
+        gate.open()
+        assert await held == [0]
+
+
+@on_loop
+async def test_a_request_that_has_waited_too_long_to_be_ready_in_time_is_not_run() -> None:
+    gate = Gate(after(0.05))
+    async with batching(gate, max_batch_size=1) as batcher:
+        gate.let(3)
+        for n in range(3):
+            await ask(batcher, n)
+            await gate.entered()
+        held = await busy(gate, batcher)
+        # Admitted with time for a run that begins at once; but the one before it does not end.
+        late, other = start(ask(batcher, 8, deadline=time.monotonic() + 0.6), ask(batcher, 9))
+        await asyncio.sleep(0.58)
+        gate.let(2)
+        error = await refusal(late)
+        assert error.kind is ErrorKind.EXPIRED
+        assert await held == [0] and await other == [9]
+        assert [8.0] not in gate.batches
+
+
+@on_loop
+async def test_runs_are_put_into_the_account() -> None:
+    gate = Gate()
+    async with batching(gate, max_batch_size=8, allowed_sizes=(4, 8)) as batcher:
+        gate.open()
+        assert await asyncio.gather(*(ask(batcher, n) for n in range(3))) == [[0], [10], [20]]
+        await turns()
+        tally = batcher.account.snapshot().total.tally
+        assert (tally.runs, tally.items, tally.rows, tally.padded) == (1, 3, 3, 1)
+        assert list(tally.closed) == [Closed.FREE]
+        assert gate.batches == [[0, 1, 2, 2]]
+
+
+@on_loop
+async def test_on_a_shared_device_a_batch_is_formed_when_its_turn_comes() -> None:
+    device, gate = Device(1), Gate()
+    other = device.member()
+    batcher = Batcher("m/1", gate, BatchSettings(), asyncio.get_running_loop(), device=device)
+    try:
+        gate.open()
+        with other:
+            first, second = start(ask(batcher, 1), ask(batcher, 2))
+            while not device._waiting:  # noqa: ASYNC110 - there is no event for it
+                await asyncio.sleep(0.001)
+            (third,) = start(ask(batcher, 3))
+            await turns()
+        assert [await answer for answer in (first, second, third)] == [[10], [20], [30]]
+        assert gate.batches == [[1, 2, 3]]
+    finally:
+        await batcher.close()
+
+
+@on_loop
+async def test_priorities_that_do_not_exist_are_the_default() -> None:
+    gate = Gate()
+    async with batching(gate, max_batch_size=1, priority_levels=2, default_level=2) as batcher:
+        held = await busy(gate, batcher)
+        asked = [batcher.submit({"x": rows(n)}, ("y",), 1, priority=p) for n, p in ((1, 0), (2, 9), (3, 1))]
+        gate.open()
+        await asyncio.gather(held, *(item.reply for item in asked))
+        assert gate.batches == [[0], [3], [1], [2]]
+
+
+@on_loop
 async def test_what_can_never_run_is_refused() -> None:
     gate = Gate()
     async with batching(gate, max_batch_size=2) as batcher:
@@ -462,7 +545,7 @@ def test_an_instance_ends_when_the_loop_has_gone_under_it() -> None:
     gate = Gate()
 
     async def leave_running() -> list[threading.Thread]:
-        batcher = Batcher("gone/1", gate, BatchPolicy(), asyncio.get_running_loop())
+        batcher = Batcher("gone/1", gate, BatchSettings(), asyncio.get_running_loop())
         batcher.submit({"x": rows(1)}, ("y",), 1)
         await gate.entered()
         return [t for t in threading.enumerate() if t.name.startswith("gone/1#")]
@@ -480,7 +563,7 @@ def test_an_instance_ends_when_the_loop_has_gone_under_it() -> None:
 @on_loop
 async def test_each_run_is_reported_with_its_rows_and_each_request_with_its_times() -> None:
     gate, seen = Gate(), list[Ran]()
-    batcher = Batcher("m/1", gate, BatchPolicy(), asyncio.get_running_loop(), seen.append)
+    batcher = Batcher("m/1", gate, BatchSettings(), asyncio.get_running_loop(), seen.append)
     held = await busy(gate, batcher)
     items = [batcher.submit({"x": rows(1, 2)}, ("y",), 2), batcher.submit({"x": rows(3)}, ("y",), 1)]
     gate.open()
@@ -504,7 +587,7 @@ async def test_of_a_batch_that_failed_only_the_runs_that_gave_an_answer_are_repo
         return x
 
     gate, seen = Gate(refuse_two), list[Ran]()
-    batcher = Batcher("m/1", gate, BatchPolicy(), asyncio.get_running_loop(), seen.append)
+    batcher = Batcher("m/1", gate, BatchSettings(), asyncio.get_running_loop(), seen.append)
     held = await busy(gate, batcher)
     items = [batcher.submit({"x": rows(*values)}, ("y",), len(values)) for values in ((1, 1), (2,), (3, 3, 3))]
     gate.open()
@@ -538,7 +621,7 @@ async def test_an_idle_instance_holds_no_tensors() -> None:
         held.extend(map(weakref.ref, (inputs["x"], y)))
         return {"y": y}
 
-    batcher = Batcher("m/1", run, BatchPolicy(), asyncio.get_running_loop())
+    batcher = Batcher("m/1", run, BatchSettings(), asyncio.get_running_loop())
     await batcher.submit({"x": rows(1)}, ("y",), 1).reply
     async with asyncio.timeout(PATIENCE_S):  # the instance lets go a moment after the loop has heard of it
         while any(ref() is not None for ref in held):  # noqa: ASYNC110 - there is no event for it
@@ -551,7 +634,7 @@ async def test_times_of_a_batcher_in_the_background_are_of_the_processor() -> No
     """While it waits for its turn the clock goes on; here it waits for something else."""
     seen: list[Ran] = []
     gate = Gate()
-    batcher = Batcher("m/1", gate, BatchPolicy(), asyncio.get_running_loop(), seen.append, background=True)
+    batcher = Batcher("m/1", gate, BatchSettings(), asyncio.get_running_loop(), seen.append, background=True)
     item = batcher.submit({"x": rows(1, 2)}, ("y",), 2)
     await gate.entered()
     await asyncio.sleep(0.3)

@@ -9,8 +9,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batching.batcher import Batcher, BatchPolicy
-from serving.batching.queue import Item
+from serving.batching.batcher import Batcher
+from serving.batching.item import Item
+from serving.batching.settings import BatchSettings
 from serving.core.errors import ErrorKind, ServingError
 from tests.batching.control import Gate, on_loop, turns
 
@@ -114,7 +115,7 @@ async def test_everyone_is_answered_once_with_his_own_rows(
     events: list[object], instances: int, max_batch_size: int, delay_s: float, closed_early: bool
 ) -> None:
     gate = Gate(model)
-    policy = BatchPolicy(max_batch_size, max_queue_rows=20, max_queue_delay_s=delay_s, instances=instances)
+    policy = BatchSettings(max_batch_size, max_queue_rows=20, max_queue_delay_s=delay_s, instances=instances)
     batcher = Batcher("m/1", gate, policy, asyncio.get_running_loop())
     everyone: list[Asked] = []
     for event in events:

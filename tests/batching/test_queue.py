@@ -6,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from serving.batching.queue import BatchQueue, Item, ItemState
+from serving.batching.item import Item, ItemState
+from serving.batching.queue import BatchQueue
 from serving.core.errors import ErrorKind, ServingError
 
 
@@ -25,7 +26,7 @@ def queue_of(*items: Item, max_rows: int = 4, max_queue_rows: int = 100, delay: 
 def batches(queue: BatchQueue, now: float = 100.0) -> list[list[int]]:
     """The numbers of the items in each batch, until no batch is left."""
     taken = []
-    while batch := queue.take(now):
+    while batch := queue.take(now).items:
         taken.append([i.number for i in batch])
     return taken
 
@@ -85,7 +86,7 @@ def test_what_arrives_before_the_batch_is_taken_joins_it() -> None:
 
 def test_what_is_taken_no_longer_waits() -> None:
     queue = queue_of(item(2), item(3))
-    (taken,) = queue.take(10.0)
+    (taken,) = queue.take(10.0).items
     assert taken.state is ItemState.TAKEN
     assert (queue.rows, len(queue)) == (3, 1)
 
@@ -96,13 +97,13 @@ def test_what_is_taken_no_longer_waits() -> None:
 def test_without_a_delay_a_batch_is_due_at_once() -> None:
     queue = queue_of(item())
     assert queue.due() == 0.0
-    assert len(queue.take(0.0)) == 1
+    assert len(queue.take(0.0).items) == 1
 
 
 def test_a_batch_that_is_not_full_waits_for_the_delay_of_its_head() -> None:
     queue = queue_of(item(), item(), delay=10.0)
     assert queue.due() == 10.0
-    assert queue.take(9.9) == []
+    assert queue.take(9.9).items == []
     assert batches(queue, 10.0) == [[0, 1]]
     assert queue.due() is None
 
@@ -168,7 +169,7 @@ def test_a_full_queue_refuses_by_rows() -> None:
 @pytest.mark.parametrize(
     "leave",
     [
-        lambda queue, _: queue.take(0.0),
+        lambda queue, _: queue.take(0.0).items,
         lambda queue, waiting: queue.cancel(waiting),
         lambda queue, _: queue.expire(5.0),
         lambda queue, _: queue.drain(),
@@ -204,7 +205,7 @@ def test_only_what_waits_can_be_cancelled() -> None:
     assert waiting.state is ItemState.GONE
     assert not queue.cancel(waiting)
     assert (queue.rows, len(queue), queue.lanes) == (0, 0, 0)
-    assert queue.take(100.0) == []
+    assert queue.take(100.0).items == []
 
 
 def test_cancelled_items_are_passed_over() -> None:

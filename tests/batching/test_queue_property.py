@@ -9,8 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from serving.batching.item import Item
 from serving.batching.merge import merge, split
-from serving.batching.queue import BatchQueue, Item
+from serving.batching.queue import BatchQueue
 from serving.core.errors import ErrorKind, ServingError
 
 pick = st.integers(0, 1000)  # one of several, whatever their number
@@ -25,6 +26,8 @@ class QueueMachine(RuleBasedStateMachine):
     )
     def begin(self, max_rows: int, room: int, delay: float, max_item_rows: int) -> None:
         self.queue = BatchQueue(max_rows, room, delay, max_item_rows)
+        self.delay = delay
+        self.earliest: dict[object, float] = {}  # deadline in a lane since it was empty
         self.now = 0.0
         self.waiting: list[Item] = []  # oldest first
         self.running: list[list[Item]] = []
@@ -34,12 +37,17 @@ class QueueMachine(RuleBasedStateMachine):
 
     # What happens
 
-    @rule(rows=st.integers(1, 7), lane=st.sampled_from("abc"), allowance=st.none() | st.integers(0, 5))
-    def arrive(self, rows: int, lane: str, allowance: int | None) -> None:
+    @rule(
+        rows=st.integers(1, 7),
+        lane=st.sampled_from("abc"),
+        allowance=st.none() | st.integers(0, 5),
+        priority=st.integers(1, 3),
+    )
+    def arrive(self, rows: int, lane: str, allowance: int | None, priority: int) -> None:
         deadline = None if allowance is None else self.now + allowance
         number = len(self.admitted)
         x = np.array([[number, row] for row in range(rows)], np.float64)
-        item = Item({"x": x}, ("y",), rows, lane, deadline)
+        item = Item({"x": x}, ("y",), rows, lane, deadline, priority=priority)
         expected = self._refusal(rows, allowance)
         if expected is not None:
             with pytest.raises(ServingError) as refused:
@@ -50,6 +58,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert item.number == number
         self.admitted[number], self.sent[number], self.answers[number] = item, x, []
         self.waiting.append(item)
+        if deadline is not None:
+            self.earliest[lane] = min(deadline, self.earliest.get(lane, deadline))
 
     def _refusal(self, rows: int, allowance: int | None) -> ErrorKind | None:
         if rows > self.queue.max_item_rows:
@@ -81,10 +91,14 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        expected = self._next_batch()
-        assert self.queue.take(self.now) == expected
+        expected, late = self._next_batch()
+        batch = self.queue.take(self.now)
+        assert (batch.items, batch.late) == (expected, late)
+        assert batch.size == sum(item.rows for item in expected)
+        for item in late:
+            self._leave(item, "late")
         for item in expected:
-            self.waiting.remove(item)
+            self._leave(item)
         if expected:
             self.running.append(expected)
 
@@ -148,26 +162,48 @@ class QueueMachine(RuleBasedStateMachine):
 
     # The model
 
-    def _leave(self, item: Item, how: str) -> None:
+    def _leave(self, item: Item, how: str = "") -> None:
         self.waiting.remove(item)
-        self.answers[item.number].append(how)
+        if how:
+            self.answers[item.number].append(how)
+        if all(other.lane != item.lane for other in self.waiting):
+            self.earliest.pop(item.lane, None)
 
     def _lanes(self) -> list[list[Item]]:
+        """Each in the order in which its items are taken."""
         lanes: dict[object, list[Item]] = {}
         for item in self.waiting:
             lanes.setdefault(item.lane, []).append(item)
-        return list(lanes.values())
+        return [sorted(lane, key=lambda item: (item.priority, item.number)) for lane in lanes.values()]
 
     def _due(self, lane: list[Item]) -> float:
         full = sum(i.rows for i in lane) >= self.queue.max_batch_rows
-        return lane[0].enqueued + (0.0 if full else self.queue.max_delay_s)
+        start = min(i.enqueued for i in lane) + (0.0 if full else self.delay)
+        return min(start, self.earliest.get(lane[0].lane, start))
 
-    def _next_batch(self) -> list[Item]:
-        lanes = sorted(self._lanes(), key=lambda lane: (self._due(lane), lane[0].number))
-        if not lanes or self._due(lanes[0]) > self.now:
-            return []
+    def _next_batch(self) -> tuple[list[Item], list[Item]]:
+        """What is run, and what is not any more: while nothing is known of runs, they take no time."""
+
+        def order(lane: list[Item]) -> tuple[float, int, float, int]:
+            return max(self._due(lane), self.now), lane[0].priority, self._due(lane), lane[0].number
+
+        lane = min(self._lanes(), key=order, default=[])
+        if not lane or self._due(lane) > self.now:
+            return [], []
+        late: list[Item] = []
+        while len(late) < len(lane):
+            batch = self._first([item for item in lane if item not in late])
+            missed = [item for item in batch if item.deadline is not None and item.deadline < self.now]
+            if not missed:
+                return batch, late
+            late += missed
+        last = max(late, key=lambda item: item.deadline or 0.0)
+        late.remove(last)
+        return [last], late
+
+    def _first(self, items: list[Item]) -> list[Item]:
         batch: list[Item] = []
-        for item in lanes[0]:
+        for item in items:
             if batch and sum(i.rows for i in batch) + item.rows > self.queue.max_batch_rows:
                 break
             batch.append(item)

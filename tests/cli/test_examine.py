@@ -349,14 +349,14 @@ def test_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = printed(capsys, tmp_path)
     lines = out.splitlines()
     assert (code, err, lines[0]) == (1, "", "good    a version 1: onnxruntime_onnx on CPUExecutionProvider")
-    assert [line.split()[0] for line in lines[1:8]] == [
-        "file", "inputs", "outputs", "batching", "manifest", "golden", "memory",
+    assert [line.split()[0] for line in lines[1:9]] == [
+        "file", "parallel", "inputs", "outputs", "batching", "manifest", "golden", "memory",
     ]  # fmt: skip
-    assert lines[8] == ""
-    assert lines[9].startswith("wrong   b version 7: ONNX Runtime cannot load model.onnx")
-    assert lines[10] == f"        at       {tmp_path}/b/7/model.onnx"
-    assert lines[11].startswith("        fix      export the model again")
-    assert lines[13].startswith("memory  1 version takes ") and lines[14] == "problems: 1"
+    assert lines[9] == ""
+    assert lines[10].startswith("wrong   b version 7: ONNX Runtime cannot load model.onnx")
+    assert lines[11] == f"        at       {tmp_path}/b/7/model.onnx"
+    assert lines[12].startswith("        fix      export the model again")
+    assert lines[14].startswith("memory  1 version takes ") and lines[15] == "problems: 1"
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -147,7 +147,7 @@ def test_settings(args: list[str], values: dict[str, Any]) -> None:
         (["--enable_model_warmup=false"], {"warmup": False}),
         (["--tensorflow_session_parallelism=4"], {"threads": 4}),
         (["--tensorflow_intra_op_parallelism=2", "--tensorflow_session_parallelism=4"], {"threads": 2}),
-        (["--tensorflow_inter_op_parallelism=8"], {"threads": 1}),
+        (["--tensorflow_inter_op_parallelism=8"], {"threads": None}),
         (["--enable_batching"], {"max_batch_size": 64, "max_request_rows": 1000, "max_queue_rows": 10_000}),
     ],
     ids=str,

@@ -3,6 +3,7 @@
 import pytest
 
 from serving.core.declared import Declared, Sample, SampleInput
+from serving.core.padding import Padding
 from serving.core.spec import Latest, ModelSpec, SpecError, parse_spec
 from serving.core.traffic import Traffic
 
@@ -32,12 +33,23 @@ def test_every_key_can_be_set() -> None:
         versions: [1, 4]
         max_batch_size: 8
         max_request_rows: 100
+        allowed_batch_sizes: [2, 8]
+        padding: {tokens: {axis: 1, sizes: [16, 32], value: 1, outputs: {scores: 1}}}
+        batching: adaptive
+        slo_ms: 20
+        priority_levels: 3
+        default_priority_level: 2
+        share: 2
         max_queue_delay_ms: 1.5
         max_queue_rows: 100
         queue_timeout_ms: 250
         instances: 2
         threads: 4
         providers: [CPUExecutionProvider]
+        cache_optimized: true
+        devices: [0, 2]
+        device_memory_mb: 500
+        cuda_graphs: true
         version_labels: {stable: 4}
         class_labels: {probabilities: labels.txt}
         inputs: {x: FP32}
@@ -58,12 +70,23 @@ def test_every_key_can_be_set() -> None:
         versions=(1, 4),
         max_batch_size=8,
         max_request_rows=100,
+        allowed_batch_sizes=(2, 8),
+        padding={"tokens": Padding(axis=1, sizes=(16, 32), value=1, outputs={"scores": 1})},
+        batching="adaptive",
+        slo_ms=20,
+        priority_levels=3,
+        default_priority_level=2,
+        share=2,
         max_queue_delay_ms=1.5,
         max_queue_rows=100,
         queue_timeout_ms=250,
         instances=2,
         threads=4,
         providers=("CPUExecutionProvider",),
+        cache_optimized=True,
+        devices=(0, 2),
+        device_memory_mb=500,
+        cuda_graphs=True,
         version_labels={"stable": 4},
         class_labels={"probabilities": "labels.txt"},
         inputs={"x": Declared(datatype="FP32")},
@@ -77,6 +100,31 @@ def test_every_key_can_be_set() -> None:
         latency_limit=1.5,
     )
     assert spec.model_fields_set == set(ModelSpec.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("allowed_batch_sizes: [4, 2]", "'allowed_batch_sizes' must be ascending, got [4, 2]"),
+        (
+            "allowed_batch_sizes: [2, 4]\nmax_batch_size: 8",
+            "the largest of 'allowed_batch_sizes' must be max_batch_size, which is 8, got 4",
+        ),
+        ("default_priority_level: 1", "'default_priority_level' must be at most priority_levels, got 1 and 0"),
+        ("padding: {x: {sizes: [8, 4]}}", "sizes must be positive and ascending, got [8, 4]"),
+        ("padding: {x: {sizes: [8], outputs: {y: 0}}}", "an output is cut along axis 1 or a later one, got 0"),
+        ("padding: {x: {sizes: [8], sizs: [8]}}", "unknown key 'sizs' in 'padding'; did you mean 'sizes'?"),
+        ("share: 0", "'share': input should be greater than 0, got 0"),
+    ],
+)
+def test_settings_of_batches_that_do_not_agree(text: str, told: str) -> None:
+    with pytest.raises(SpecError) as error:
+        parse_spec(text, SOURCE)
+    assert told in str(error.value)
+
+
+def test_sizes_that_are_allowed_say_how_large_a_batch_may_be() -> None:
+    assert parse_spec("allowed_batch_sizes: [32, 128]", SOURCE).max_batch_size == 128
 
 
 @pytest.mark.parametrize(

@@ -178,11 +178,15 @@ def properties(server: Server) -> dict[str, str]:
 )
 def test_model_without_batch_axis_says_so(one: Callable[..., Server], model: Any, settings: str, because: str) -> None:
     server = one(model, settings)
-    assert properties(server) == {"max_batch_size": "0", "unbatched_because": because}
+    told = properties(server)
+    assert told.pop("parallel").startswith("1 x 1 ")
+    assert told == {"max_batch_size": "0", "unbatched_because": because}
 
 
 def test_batched_model_says_how_far(one: Callable[..., Server]) -> None:
-    assert properties(one(models.scale(1), "max_batch_size: 5\n")) == {"max_batch_size": "5"}
+    told = properties(one(models.scale(1), "max_batch_size: 5\n"))
+    assert told.pop("parallel").startswith("1 x 1 ")
+    assert told == {"max_batch_size": "5"}
 
 
 def rest_body(number: int) -> bytes:

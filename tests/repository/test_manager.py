@@ -320,7 +320,7 @@ async def test_whatever_a_load_raises_becomes_its_reason(
 
 @on_loop
 async def test_a_version_whose_instances_cannot_start_has_failed(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_threads(*_: Any) -> None:
+    def no_threads(*_: Any, **__: Any) -> None:
         raise RuntimeError("can't start new thread")
 
     session = FakeSession()

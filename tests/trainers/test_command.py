@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainers.child import done, python, trains
+from tests.trainers.child import done, fork, python, trains
 from trainers.models import TRAINERS
 
 
@@ -22,14 +22,15 @@ def test_a_repository_that_is_a_file_is_one_clear_line(tmp_path: Path) -> None:
 @trains
 def test_settings_are_shown_and_read(tmp_path: Path) -> None:
     assert "learning_rate = 0.001  (float)" in done("-m", "trainers", "digits", "--settings").splitlines()
-    result = python("-m", "trainers", "digits", "--set", "x=1", "--repo", tmp_path, "--log-dir", tmp_path)
+    result = fork("-m", "trainers", "digits", "--set", "x=1", "--repo", tmp_path, "--log-dir", tmp_path)
     assert result.returncode == 1
     assert result.stderr == "error: there is no setting 'x': there are batch, learning_rate, dropout\n"
     assert list(tmp_path.iterdir()) == []
 
 
+@trains
 def test_a_survey_of_what_has_no_variants(tmp_path: Path) -> None:
-    result = python("-m", "trainers", "survey", "digits", "--log-dir", tmp_path)
+    result = fork("-m", "trainers", "survey", "digits", "--log-dir", tmp_path)
     assert (result.returncode, result.stderr) == (1, "error: 'digits' has no variants to compare\n")
 
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from serving.core.artifact import read_manifest, verify
-from tests.trainers.child import done, python, run, trains
+from tests.trainers.child import done, fork, run, trains
 
 STOPPED = """
 import os, signal, sys
 from trainers.command import main
 from trainers.training import load
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # one that is started in the background ignores it
 load("digits")
 import trainers.run as run
 
@@ -133,7 +134,7 @@ class Story:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     place = tmp_path_factory.mktemp("failures")
     settings = ("digits", "--steps", 10, "--repo", place / "repo", "--log-dir", place / "logs")
-    stopped = python("-c", STOPPED, *settings)
+    stopped = fork("-c", STOPPED, *settings)
     assert not list((place / "repo").iterdir())
     mounts = [*UNDER, "mount", "-t", "tmpfs", "none", str(place)]
     if subprocess.run(mounts, capture_output=True, check=False).returncode == 0:

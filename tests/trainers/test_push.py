@@ -16,7 +16,7 @@ from serving.core.artifact import GOLDEN, Golden, read_golden
 from serving.core.compare import difference
 from tests.e2e.conftest import Serve
 from tests.e2e.server import Server, wait_for
-from tests.trainers.child import ROOT, python, trains
+from tests.trainers.child import ROOT, fork, python, trains
 from trainers.contract import TrainingError
 from trainers.publishing.push import push
 
@@ -124,7 +124,7 @@ def other_server(status: int, content: bytes) -> Iterator[str]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -150,9 +150,9 @@ def test_another_kind_of_server(status: int, content: bytes, told: str, version:
 
 @trains
 def test_a_training_pushes_what_it_published(serve: Serve, tmp_path: Path) -> None:
-    server = serve(ROOT / "model_repo", "--allow-model-upload")
+    server = serve(ROOT / "model_repo", "--allow-model-upload", "--no-trial-load")  # one TensorFlow is enough
     arguments = ("-m", "trainers", "digits", "--steps", 20, "--repo", tmp_path / "repo", "--log-dir", tmp_path / "runs")
-    result = python(*arguments, "--push", server.url)
+    result = fork(*arguments, "--push", server.url)
     assert (result.returncode, result.stderr) == (0, "")
     # The server had version 1 of `digits`, and nothing of `digits_tf`.
     assert f"pushed digits: {server.url}/v2/models/digits/versions/2\n" in result.stdout

@@ -8,7 +8,7 @@ import pytest
 
 from serving.core.artifact import read_golden
 from serving.core.compare import difference
-from tests.trainers.child import done, python, trains
+from tests.trainers.child import done, fork, trains
 from trainers.batches import Batches
 from trainers.contract import TrainingError
 
@@ -40,7 +40,7 @@ def places(directory: Path) -> tuple[object, ...]:
 def test_a_run_that_is_killed_and_resumed_ends_as_one_that_never_was(tmp_path: Path) -> None:
     settings = ("digits", "--steps", 100, "--seed", 3, "--set", "dropout=0.5")
     done("-m", "trainers", *settings, *places(tmp_path / "whole"))
-    killed = python("-c", COMMAND, 60, *settings, *places(tmp_path / "killed"))
+    killed = fork("-c", COMMAND, 60, *settings, *places(tmp_path / "killed"))
     assert killed.returncode == -9
     (run,) = (tmp_path / "killed/runs/digits").iterdir()
     assert not (tmp_path / "killed/repo/digits").exists()
@@ -59,7 +59,7 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_never_was(tmp_path: P
         assert first is not None and second is not None
         assert difference(second.outputs, first.outputs, atol=0, rtol=0) is None
 
-    result = python("-m", "trainers", "digits", "--resume", *places(tmp_path / "killed"))
+    result = fork("-m", "trainers", "digits", "--resume", *places(tmp_path / "killed"))
     assert result.returncode == 1
     assert result.stderr == f"error: {tmp_path / 'killed/runs/digits'}: there is no unfinished run to resume\n"
 
@@ -101,7 +101,7 @@ def test_what_ends_a_run_is_one_line(tmp_path: Path) -> None:
 
 @trains
 def test_a_model_that_gives_no_numbers_is_not_published(tmp_path: Path) -> None:
-    result = python("-m", "trainers", "digits", "--steps", 5, "--set", "learning_rate=1e30", *places(tmp_path))
+    result = fork("-m", "trainers", "digits", "--steps", 5, "--set", "learning_rate=1e30", *places(tmp_path))
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()  # which of the two gives none depends on how they round
     assert line.startswith("error: the ") and "numbers" in line

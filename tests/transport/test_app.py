@@ -75,6 +75,15 @@ class TestInfer:
             assert answer.status == status and text in answer.error
 
     @on_loop
+    async def test_what_headers_ask_for(self, repository: Path) -> None:
+        async with site(repository) as it:
+            for path, data in ((INFER, ROW), ("/v1/models/copy:predict", b'{"instances": [[1, 2, 3, 4]]}')):
+                answer = await it.ask("POST", path, data, "X-Serving-Timing: 1", "X-Request-Timeout-Ms: 60000")
+                assert answer.status == 200 and answer.headers["server-timing"].startswith("decode;dur=")
+                answer = await it.ask("POST", path, data, "X-Request-Timeout-Ms: soon")
+                assert answer.status == 400 and "'x-request-timeout-ms', expected a number" in answer.error
+
+    @on_loop
     async def test_a_body_comes_whole_to_any_asgi_application(self, repository: Path) -> None:
         """The hot route reads bodies in parts as well, as other ASGI servers hand them over."""
         parts = [

@@ -142,6 +142,7 @@ class TestDocument:
         assert {(m, p) for p, methods in paths.items() for m in methods} == {
             *(("get", p) for p in ("/v2", "/v2/health/live", "/v2/health/ready", "/metrics", "/v2/models/stats")),
             *(("get", m + end) for m in (model, version) for end in ("", "/ready", "/config", "/stats")),
+            *(("get", m + "/batching/explain") for m in (model, version)),
             *(("post", m + end) for m in (model, version) for end in ("/infer", "/generate", "/generate_stream")),
             *(("post", repository_model + action) for action in ("/load", "/unload")),
             ("post", "/v2/repository/index"),

@@ -88,8 +88,8 @@ class Caller:
             options=[("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)],
         )
 
-    def chat(self) -> Any:
-        return self._channel.stream_stream("/test.Service/Chat", None, None)()
+    def chat(self, **more: Any) -> Any:
+        return self._channel.stream_stream("/test.Service/Chat", None, None)(**more)
 
     def start(self, data: bytes, method: str = "/test.Service/Ask", **more: Any) -> Any:
         return self._channel.unary_unary(method, None, None)(data, **more)
@@ -218,6 +218,50 @@ class TestCalls:
             await until(lambda: len(service.calls) == 1)
             call.cancel()
             await until(lambda: service.cancelled == 1)
+
+
+class TestMetadata:
+    """What follows an answer, or a refusal."""
+
+    @pytest.mark.parametrize("sent", [(), (("x-serving-timing", "1"),), (("x-serving-timing", "0"),)])
+    @on_loop
+    async def test_who_asks_where_the_time_went_is_told(self, sent: tuple[tuple[str, str], ...]) -> None:
+        class Timed(Answerer):
+            async def ask(self, data: bytes, call: Call) -> bytes:
+                assert call.timing is (sent == (("x-serving-timing", "1"),))
+                return data if call.timed is None else call.timed(data, "decode;dur=1")
+
+        async with listening(Timed()) as caller:
+            call = caller.start(b"hello", metadata=(*sent, ("x-other", "1")))
+            assert await call == b"hello"
+            found = dict(await call.trailing_metadata())
+            assert found.get("server-timing") == ("decode;dur=1" if sent and sent[0][1] == "1" else None)
+
+    @on_loop
+    async def test_streams_are_not_timed(self) -> None:
+        async with listening(Answerer()) as caller:
+            chat = caller.chat(metadata=(("x-serving-timing", "1"),))
+            await chat.write(b"a")
+            await chat.done_writing()
+            assert [data async for data in chat] == [b"a!", b"bye"]
+
+    @pytest.mark.parametrize(("after_s", "told"), [(None, None), (0.0123, "13")])
+    @pytest.mark.parametrize("stream", [False, True])
+    @on_loop
+    async def test_a_refusal_says_when_to_try_again(
+        self, stream: bool, after_s: float | None, told: str | None
+    ) -> None:
+        service = Answerer()
+        service.error = ServingError(ErrorKind.QUEUE_FULL, "full", after_s)
+        async with listening(service) as caller:
+            if stream:
+                call = caller.chat()
+                await call.write(b"a")
+                await call.done_writing()
+            else:
+                call = caller.start(b"a")
+            assert await call.code() is Code.UNAVAILABLE and await call.details() == "full"
+            assert dict(await call.trailing_metadata()).get("grpc-retry-pushback-ms") == told
 
 
 class TestStreams:

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from trainers.command import add_job_options, guarded
-from trainers.contract import Options
+from trainers.arguments import add_data_options, add_job_options, options_of
+from trainers.command import guarded
 from trainers.models import TRAINERS
 from trainers.training import Job, load, train
 
@@ -29,8 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("python -m trainers.search.cloud_trial", description=__doc__)
     parser.add_argument("name", choices=TRAINERS, metavar="NAME", help="the trainer")
     add_job_options(parser)
-    parser.add_argument("--data-dir", type=Path, default=Path("/tmp/trainers/data"), help="data sets")
-    parser.add_argument("--download", action="store_true", help="fetch missing data sets into --data-dir")
+    add_data_options(parser, "/tmp/trainers/data")
     name = parser.parse_known_args(arguments)[0].name
     module = load(name)
     settings = [field.name for field in fields(module.Settings)]
@@ -40,18 +39,9 @@ def main(arguments: Sequence[str]) -> None:
     chosen = {setting: getattr(args, f"set_{setting}") for setting in settings}
     values = {setting: value for setting, value in chosen.items() if value is not None}
     metrics = Metrics(Path(os.environ.get("CLOUD_ML_HP_METRIC_FILE", METRICS)), module.GOAL.metric)
+    job = Job(name, args.seed, args.quick, args.epochs, args.steps, values)
     with tempfile.TemporaryDirectory() as directory:
-        options = Options(
-            directory=Path(directory),
-            seed=args.seed,
-            quick=args.quick,
-            epochs=args.epochs,
-            steps=args.steps,
-            data_dir=args.data_dir,
-            download=args.download,
-            report=metrics.report,
-        )
-        trained, _ = train(Job(name, args.seed, args.quick, args.epochs, args.steps, values), options)
+        trained, _ = train(job, options_of(args, job, Path(directory), report=metrics.report))
     metrics.report(metrics.step + 1, trained.metric[module.GOAL.metric])
     for metric, value in trained.metric.items():
         print(f"{metric} {value}")

@@ -14,7 +14,17 @@ from typing import Any
 
 from rich.console import Console
 
-from trainers.command import add_job_options, add_place_options, positive, prepare
+from trainers.arguments import (
+    JOB,
+    add_data_options,
+    add_job_options,
+    add_log_option,
+    add_repo_option,
+    add_set_option,
+    positive,
+    prepare,
+    refuse_changes,
+)
 from trainers.contract import Goal, TrainingError
 from trainers.models import TRAINERS
 from trainers.search import cloud, containers, jobs, katib, report
@@ -25,7 +35,7 @@ from trainers.search.space import Space, read
 from trainers.search.study import RECORD, SPACE, Pruner, Search, Study, alone, recorded
 from trainers.search.trial import ENVIRONMENT
 from trainers.settings import changed, pairs
-from trainers.training import load, new_directory
+from trainers.training import PUBLISHED, last_unfinished, load, new_directory
 
 TRIALS = 10
 FORMS = ("katib", "pipeline", "tfjob", "trainjob", "cloud", "vertex")
@@ -46,7 +56,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--study", type=Path, metavar="DIR", help="keep the search here (default: below --log-dir)")
     parser.add_argument("--resume", action="store_true", help="go on with a search (default: the last unfinished one)")
     add_job_options(parser)
-    add_place_options(parser)
+    add_set_option(parser)
+    add_data_options(parser)
+    add_repo_option(parser)
+    add_log_option(parser)
     other = parser.add_argument_group("the same search, or its best model's training, somewhere else")
     other.add_argument("--as", dest="form", choices=FORMS, help="print its specification; train nothing here")
     other.add_argument("--image", help="the container image that has the trainers")
@@ -71,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
 def _new(options: argparse.ArgumentParser, args: argparse.Namespace) -> Path:
     _, search, _ = _asked(options, args)
     if args.study is None:
-        directory = new_directory(args.log_dir, f"{args.name}-search")
+        directory = new_directory(_searches(args))
     else:
         directory = args.study
         prepare("--study", directory)
@@ -115,10 +128,10 @@ def _asked(options: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[
 
 def _resumed(options: argparse.ArgumentParser, args: argparse.Namespace) -> Path:
     """A search goes on as it began, but for how many trials there are and how many at a time."""
-    fixed = ("space", "sampler", "pruner", "quick", "epochs", "steps", "seed", "set")
-    if given := [f"--{name}" for name in fixed if getattr(args, name)]:
-        options.error(f"{', '.join(given)}: a resumed search goes on with what it was started with")
-    directory = args.study or _last_unfinished(args.log_dir / f"{args.name}-search")
+    refuse_changes(options, args, "search", ("space", "sampler", "pruner", *JOB))
+    directory = args.study or last_unfinished(
+        _searches(args), what="search", record=RECORD, finished=f"trials/*/{PUBLISHED}"
+    )
     search = recorded(directory)
     if search.name != args.name:
         raise TrainingError(f"{directory}: a search for '{search.name}', not for '{args.name}'")
@@ -127,11 +140,8 @@ def _resumed(options: argparse.ArgumentParser, args: argparse.Namespace) -> Path
     return Path(directory)
 
 
-def _last_unfinished(searches: Path) -> Path:
-    for record in sorted(searches.glob(f"*/{RECORD}"), reverse=True):
-        if not list(record.parent.glob("trials/*/published.json")):
-            return record.parent
-    raise TrainingError(f"{searches}: there is no unfinished search to resume")
+def _searches(args: argparse.Namespace) -> Path:
+    return Path(args.log_dir / f"{args.name}-search")
 
 
 def _search(args: argparse.Namespace, directory: Path) -> None:
@@ -164,7 +174,7 @@ def _search(args: argparse.Namespace, directory: Path) -> None:
 def _publish(args: argparse.Namespace, name: str, run: Path) -> None:
     """Ends the best trial's run as the trainers' command does: its checkpoint is of the last step, so that nothing is
     trained again."""
-    if (run / "published.json").exists():
+    if (run / PUBLISHED).exists():
         print("published before")
         return
     command = [sys.executable, "-m", "trainers", name, "--resume", run, "--repo", args.repo, "--log-dir", args.log_dir]

@@ -19,7 +19,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from trainers.contract import DataError, Options, TrainingError
+from trainers.arguments import add_data_options, options_of
+from trainers.contract import DataError, TrainingError
 from trainers.training import recorded, train
 
 LOG = "log.txt"
@@ -117,8 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("connection", type=int)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--download", action="store_true")
+    add_data_options(parser)
     args = parser.parse_args()
     connection = Connection(args.connection)
     answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -145,18 +145,7 @@ def _listen(connection: Connection, answers: "queue.SimpleQueue[bool]") -> None:
 def _result(args: argparse.Namespace, report: Callable[[int, float], None]) -> Message:
     try:
         job = recorded(args.directory)
-        options = Options(
-            directory=args.directory,
-            seed=job.seed,
-            quick=job.quick,
-            epochs=job.epochs,
-            steps=job.steps,
-            data_dir=args.data_dir,
-            download=args.download,
-            resume=True,
-            report=report,
-        )
-        trained, _ = train(job, options)
+        trained, _ = train(job, options_of(args, job, args.directory, resume=True, report=report))
     except _PrunedError:
         return Pruned()
     except (DataError, ModuleNotFoundError) as error:

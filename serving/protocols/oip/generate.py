@@ -12,7 +12,7 @@ import numpy as np
 from serving.core.errors import ErrorKind, ServingError, invalid
 from serving.core.types import InferRequest, InferResponse, Signature, TensorSpec
 from serving.protocols import jsonio
-from serving.protocols.http import HttpReply
+from serving.protocols.http import HttpReply, retry_headers
 from serving.protocols.jsonio import describe
 from serving.protocols.oip import parameters
 from serving.protocols.oip.parameters import parse_version
@@ -134,7 +134,7 @@ def is_heavy_to_write(response: InferResponse, _: None) -> bool:
 def error_event(error: ServingError) -> HttpReply:
     """What the model's failure looks like as the first event of a stream."""
     text = jsonio.dump({"error": error.message})
-    return HttpReply(http_status(error.kind, Family.OIP), _event(text), [EVENTS])
+    return HttpReply(http_status(error.kind, Family.OIP), _event(text), [EVENTS, *retry_headers(error)])
 
 
 def _event(text: bytes) -> bytes:

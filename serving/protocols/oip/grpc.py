@@ -3,8 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from serving.core.errors import ServingError
 from serving.core.types import InferResponse
@@ -13,7 +12,7 @@ from serving.protocols.answer import answer
 from serving.protocols.grpc import Call, Method, StreamMethod, read, route_key, write
 from serving.protocols.messages import oip as m
 from serving.protocols.oip import metadata, model_config, repository, settings, shared_memory, statistics, stream
-from serving.protocols.oip.grpc_codec import decode, encode, parts
+from serving.protocols.oip.grpc_codec import Asked, Parts, Reader, Writer
 from serving.protocols.oip.outputs import Wants
 from serving.protocols.oip.parameters import parse_version
 from serving.protocols.oip.settings import Logs
@@ -52,6 +51,9 @@ class OipGrpc:
         self._control = control
         self._identity = identity
         self._memory = memory or SharedMemory(allowed=False)
+        self._reader = Reader(self._memory)
+        self._write = Writer().encode
+        self._write_parts = Writer(triton_final_response=True).parts  # in a stream
         self._tracer = tracer or Tracer(engine)
         self._logs = logs or Logs()
         self.streams: dict[str, StreamMethod] = {"ModelStreamInfer": self.model_stream_infer}
@@ -79,31 +81,29 @@ class OipGrpc:
 
     async def model_infer(self, data: bytes, call: Call) -> bytes:
         started = time.perf_counter()
-        message = self._request(data)
-        return await self._answer(message, call, encode, started)
+        return await self._answer(self._read(data, call), call, self._write, started)
 
     async def model_stream_infer(self, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """Answers each request in order; several are under way at the same time."""
-        give = partial(parts, triton_final_response=True)
 
-        async def infer(message: Any) -> list[bytes | memoryview]:
-            return await self._answer(message, call, give, time.perf_counter())
+        async def infer(asked: Asked) -> Parts:
+            return await self._answer(asked, call, self._write_parts, time.perf_counter())
 
-        async with aclosing(stream.answers(requests, call, self._request, infer)) as answers:
+        async with aclosing(stream.answers(requests, call, self._read, infer)) as answers:
             async for data in answers:
                 yield data
 
     async def _answer(
-        self, message: Any, call: Call, encode: Callable[[InferResponse, Wants], Reply], started: float
+        self, asked: Asked, call: Call, encode: Callable[[InferResponse, Wants], Reply], started: float
     ) -> Reply:
-        model = message.model_name
-        take = partial(decode, message, call, self._memory)
-        key = route_key(self._engine.catalog, model, call)
-        return await answer(self._engine, PROTOCOL, model, take, encode, started, route_key=key)
+        key = route_key(self._engine.catalog, asked.model, call)
+        return await answer(
+            self._engine, PROTOCOL, asked.model, asked.decode, encode, started, route_key=key, timed=call.timed
+        )
 
-    def _request(self, data: bytes) -> Any:
+    def _read(self, data: bytes, call: Call) -> Asked:
         try:
-            return read(m.ModelInferRequest, data)
+            return self._reader.read(data, call)
         except ServingError as error:
             self._engine.metrics.requests("", "", PROTOCOL).failed(error.kind.value)
             raise

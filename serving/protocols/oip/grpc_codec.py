@@ -1,8 +1,12 @@
 """One inference over gRPC: a ModelInferRequest in, the bytes of a ModelInferResponse out.
 
-Pure but for shared memory.
+`decode` and `parts` go by protobuf's messages, and say what is right. `Reader` and `Writer` come to the same without
+them, where a request or an answer is like one before. Pure but for shared memory.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -10,15 +14,18 @@ import numpy as np
 
 from serving.core import dtypes
 from serving.core.errors import invalid
-from serving.core.types import InferRequest, InferResponse
+from serving.core.types import InferRequest, InferResponse, Signature
 from serving.protocols import wire
-from serving.protocols.grpc import Call
+from serving.protocols.grpc import Call, read
 from serving.protocols.messages import oip
 from serving.protocols.oip import parameters
+from serving.protocols.oip.heads import MAX_BYTES, Head, Memo, form_of_answer
+from serving.protocols.oip.heads import Form as AnswerForm
 from serving.protocols.oip.outputs import AS_BINARY, Form, Wants, form_of, formed
 from serving.protocols.oip.parameters import parse_version
 from serving.protocols.oip.shared_memory import SharedMemory, slot_of
-from serving.protocols.oip.tensors import add_input, check_shape, datatype, from_raw, raw_view
+from serving.protocols.oip.tensors import add_input, check_shape, datatype, from_raw, output_dtype, raw_view
+from serving.protocols.oip.walk import walk
 
 # Which field of InferTensorContents holds which datatype; FP16 and BF16 have none.
 _CONTENTS = {
@@ -35,15 +42,69 @@ _WIDE = {"int_contents": np.dtype(np.int32), "uint_contents": np.dtype(np.uint32
 
 _MAX_MESSAGE = 2**31 - 1
 _RAW_OUTPUT = oip.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
+_ID = oip.ModelInferResponse.ID_FIELD_NUMBER
 
 Parts = list[bytes | memoryview]  # of a serialized message
 
 
-def decode(message: Any, call: Call, memory: SharedMemory | None = None) -> tuple[InferRequest, Wants]:
-    """Reads a ModelInferRequest; arrays are views of the message's raw contents.
+@dataclass(slots=True)
+class Asked:
+    """A request as far as it is known before its tensors are looked at."""
+
+    model: str
+    id: str
+    decode: Callable[[], tuple[InferRequest, Wants]]  # raises ServingError, see `decode`
+
+
+class Reader:
+    """Reads the bytes of ModelInferRequests; arrays are views of them."""
+
+    def __init__(self, memory: SharedMemory | None = None) -> None:
+        self._memory = memory
+        self._heads: Memo[bytes, Head] = Memo()
+
+    def read(self, data: bytes, call: Call) -> Asked:
+        """Raises: ServingError: INVALID, if these bytes are no ModelInferRequest."""
+        try:
+            head, request_id, spans = walk(data)
+        except wire.UnusualError:
+            message = read(oip.ModelInferRequest, data)
+            return Asked(message.model_name, message.id, partial(decode, message, call, self._memory))
+        known = self._heads.get(head)
+        if known is not None:
+            request = known.request(data, spans)
+            if request is not None:
+                request.id = request_id
+                if call.deadline is not None:
+                    request.deadline = min(call.deadline, request.deadline or call.deadline)
+                return Asked(known.model, request_id, partial(_given, request, known.wants))
+        message = read(oip.ModelInferRequest, head)
+        message.id = request_id
+        view = memoryview(data)
+        raw = [view[begin:end] for begin, end in spans]
+        return Asked(message.model_name, request_id, partial(self._decode, message, call, raw, head))
+
+    def _decode(self, message: Any, call: Call, raw: Sequence[memoryview], head: bytes) -> tuple[InferRequest, Wants]:
+        request, wants = decode(message, call, self._memory, raw)
+        if len(head) <= MAX_BYTES and (raw or not message.inputs):
+            known = Head.of(request, wants)
+            if known is not None:
+                self._heads.keep(head, known)
+        return request, wants
+
+
+def _given(request: InferRequest, wants: Wants) -> tuple[InferRequest, Wants]:
+    return request, wants
+
+
+def decode(
+    message: Any, call: Call, memory: SharedMemory | None = None, raw: Sequence[bytes | memoryview] | None = None
+) -> tuple[InferRequest, Wants]:
+    """Reads a ModelInferRequest; arrays are views of the raw contents.
 
     Args:
         memory: where inputs and outputs may lie; None: nowhere.
+        raw: the raw contents, if they are not in the message.
 
     Raises:
         ServingError: INVALID, naming what is wrong, or NOT_FOUND for a region of shared memory.
@@ -53,7 +114,8 @@ def decode(message: Any, call: Call, memory: SharedMemory | None = None) -> tupl
     request.deadline = call.deadline
     if message.parameters:
         parameters.apply(parameters.from_messages(message.parameters), request)
-    raw = message.raw_input_contents
+    if raw is None:
+        raw = message.raw_input_contents
     used = 0  # of the raw contents: inputs in shared memory have none
     for tensor in message.inputs:
         name = tensor.name
@@ -124,6 +186,49 @@ def _from_contents(name: str, model: str, dtype: dtypes.DType, shape: tuple[int,
     if array is not wide and (array != wide).any():
         raise invalid(f"input '{name}' for model '{model}' holds values that {dtype.name} cannot")
     return array.reshape(shape)
+
+
+class Writer:
+    """Writes ModelInferResponses; `flags` become parameters of each."""
+
+    def __init__(self, **flags: bool) -> None:
+        self._flags = flags
+        self._heads: Memo[AnswerForm, tuple[Signature, bytes, list[bytes]]] = Memo()
+
+    def parts(self, response: InferResponse, wants: Wants) -> Parts:
+        """See `parts`, whose bytes these are."""
+        form = form_of_answer(response, wants)
+        if form is None or not response.outputs:
+            return parts(response, wants, **self._flags)
+        kept = self._heads.get(form)
+        if kept is None or kept[0] is not response.signature:
+            kept = self._head(response)
+            self._heads.keep(form, kept)
+        _, head, before = kept
+        found: Parts = [head]
+        if response.id:
+            text = response.id.encode()
+            found += (wire.field(_ID, len(text)), text)
+        for field, array in zip(before, response.outputs.values(), strict=True):
+            found += (field, raw_view(array))
+        return found
+
+    def _head(self, response: InferResponse) -> tuple[Signature, bytes, list[bytes]]:
+        """What comes before the id, and before each tensor."""
+        head = oip.ModelInferResponse(model_name=response.model, model_version=str(response.version))
+        rest = oip.ModelInferResponse()
+        for key, flag in self._flags.items():
+            rest.parameters[key].bool_param = flag
+        before = []
+        for name, array in response.outputs.items():
+            rest.outputs.add(name=name, datatype=output_dtype(response, name).name, shape=array.shape)
+            before.append(wire.field(_RAW_OUTPUT, array.nbytes))
+        before[0] = rest.SerializeToString() + before[0]
+        return response.signature, head.SerializeToString(), before
+
+    def encode(self, response: InferResponse, wants: Wants) -> bytes:
+        """See `encode`."""
+        return joined(self.parts(response, wants))
 
 
 def encode(response: InferResponse, wants: Wants) -> bytes:

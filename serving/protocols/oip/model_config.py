@@ -37,7 +37,8 @@ _WARMUP = "warmup"  # the directory of files for warm-up, beside the versions
 # Settings that have no field of their own go among the parameters, as JSON.
 _AS_PARAMETERS = (
     "threads", "providers", "version_labels", "tags", "accelerate", "accelerate_tolerance", "warmup",
-    "max_request_rows", "latency_limit",
+    "max_request_rows", "latency_limit", "allowed_batch_sizes", "padding", "batching", "slo_ms", "share",
+    "cache_optimized", "devices", "device_memory_mb", "cuda_graphs",
 )  # fmt: skip
 _PARAMETERS = {key: key for key in (*_AS_PARAMETERS, "traffic")} | {
     "intra_op_thread_count": "threads",  # what Triton's backends call it
@@ -52,7 +53,8 @@ _READ = {
     "input.name", "input.data_type", "input.dims", "input.reshape", "input.format",
     "output.name", "output.data_type", "output.dims", "output.reshape", "output.label_filename",
     "instance_group.count", "instance_group.kind", "dynamic_batching.preferred_batch_size",
-    "dynamic_batching.max_queue_delay_microseconds",
+    "dynamic_batching.max_queue_delay_microseconds", "dynamic_batching.priority_levels",
+    "dynamic_batching.default_priority_level",
     f"{_QUEUE}.default_timeout_microseconds", f"{_QUEUE}.max_queue_size", f"{_QUEUE}.timeout_action",
     "model_warmup", "cc_model_filenames",
 }  # fmt: skip
@@ -81,6 +83,8 @@ _FIELDS = {
     "versions": "version_policy",
     "max_batch_size": "max_batch_size",
     "max_queue_delay_ms": "dynamic_batching.max_queue_delay_microseconds",
+    "priority_levels": "dynamic_batching.priority_levels",
+    "default_priority_level": "dynamic_batching.default_priority_level",
     "max_queue_rows": f"{_QUEUE}.max_queue_size",
     "queue_timeout_ms": f"{_QUEUE}.default_timeout_microseconds",
     "instances": "instance_group",
@@ -124,8 +128,8 @@ def of_version(version: Version) -> dict[str, Any]:
             "preferred_batch_size": [contract.max_batch_size],
             "max_queue_delay_microseconds": round(spec.max_queue_delay_ms * 1000),
             "preserve_ordering": False,
-            "priority_levels": 0,
-            "default_priority_level": 0,
+            "priority_levels": spec.priority_levels,
+            "default_priority_level": spec.default_priority_level or spec.priority_levels,
             "default_queue_policy": {
                 "timeout_action": "REJECT",
                 "default_timeout_microseconds": round((spec.queue_timeout_ms or 0) * 1000),
@@ -139,7 +143,7 @@ def of_version(version: Version) -> dict[str, Any]:
             {
                 "name": f"{version.model}_0",
                 "kind": "KIND_GPU" if on_gpu else "KIND_CPU",
-                "count": spec.instances,
+                "count": spec.instances or version.execution.setting.instances,
                 "gpus": [],
                 "secondary_devices": [],
                 "profile": [],
@@ -322,6 +326,9 @@ def meaning(parsed: Any, names: Collection[str], max_batch_size: int | None) -> 
 def _batching(values: dict[str, Any], batching: Any, max_batch_size: int | None) -> list[str]:
     ignored, queue = [], batching.default_queue_policy
     values["max_queue_delay_ms"] = batching.max_queue_delay_microseconds / 1000
+    if batching.priority_levels or batching.default_priority_level:
+        values["priority_levels"] = batching.priority_levels
+        values["default_priority_level"] = batching.default_priority_level
     if queue.default_timeout_microseconds:
         if queue.timeout_action == 0:
             values["queue_timeout_ms"] = queue.default_timeout_microseconds / 1000

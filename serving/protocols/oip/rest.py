@@ -9,14 +9,16 @@ from serving.core.types import InferRequest
 from serving.engine import Control, Engine
 from serving.protocols import compression, jsonio
 from serving.protocols.answer import Heavy, answer
-from serving.protocols.http import HttpReply, error_reply, json_reply, route_key
+from serving.protocols.asks import of_headers
+from serving.protocols.http import HttpReply, add_timing, error_reply, json_reply, route_key
 from serving.protocols.offload import Offload
-from serving.protocols.oip import generate, metadata, model_config, settings, shared_memory, statistics
+from serving.protocols.oip import explain, generate, metadata, model_config, settings, shared_memory, statistics
 from serving.protocols.oip import repository as repository_parameters
 from serving.protocols.oip.outputs import Wants
 from serving.protocols.oip.parameters import parse_version
 from serving.protocols.oip.rest_codec import (
     HEADER_LENGTH,
+    Reader,
     decode,
     decode_raw,
     encode,
@@ -62,6 +64,7 @@ class OipRest:
         self._control = control
         self._identity = identity
         self._memory = memory or SharedMemory(allowed=False)
+        self._reader = Reader(self._memory)
         self._tracer = tracer or Tracer(engine)
         self._logs = logs or Logs()
         self._offload = offload
@@ -88,11 +91,12 @@ class OipRest:
         """
         started = time.perf_counter()
         try:
+            asks = of_headers(headers)
             body = await self._inflated(encoding, body)
             size = header_size(header_length, len(body))
             is_raw = size == 0 or not body
             if is_raw and self._engine.catalog.asleep:  # the model says how to read it
-                await self._engine.awake(model)
+                await self._engine.awake(model, asks.deadline)
         except ServingError as error:
             self._refused(model, version, error)
             if error.kind is not ErrorKind.UNSUPPORTED:
@@ -108,9 +112,20 @@ class OipRest:
         if is_raw:
             read = partial(self._read_raw, model, version, body, key)
         else:
-            read = partial(decode, model, version, body, size, None if away else self._memory)
+            read = partial(decode if away else self._reader.decode, model, version, body, size)
         write = partial(encode, coding=coding)
-        return await answer(self._engine, PROTOCOL, model, read, write, started, heavy=heavy, route_key=key)
+        return await answer(
+            self._engine,
+            PROTOCOL,
+            model,
+            read,
+            write,
+            started,
+            heavy=heavy,
+            route_key=key,
+            deadline=asks.deadline,
+            timed=add_timing if asks.timing else None,
+        )
 
     def _read_raw(self, model: str, version: str | None, body: bytes, key: str | None) -> tuple[InferRequest, Wants]:
         found = self._engine.catalog.route(model, parse_version(version), key)
@@ -159,8 +174,9 @@ class OipRest:
         try:
             if encoding not in (None, b"", b"identity"):
                 raise invalid("Unsupported content-encoding, only 'identity' is supported.")
+            asks = of_headers(headers)
             if self._engine.catalog.asleep:
-                await self._engine.awake(model)
+                await self._engine.awake(model, asks.deadline)
             key = route_key(self._engine.catalog, model, headers)
             found = self._engine.catalog.route(model, parse_version(version), key)
         except ServingError as error:
@@ -172,7 +188,18 @@ class OipRest:
         read = partial(generate.decode, model, version, body, generate.signatures(found), arrived)
         write = partial(generate.encode, stream=stream)
         try:
-            return await answer(self._engine, PROTOCOL, model, read, write, started, heavy=heavy, version=found)
+            return await answer(
+                self._engine,
+                PROTOCOL,
+                model,
+                read,
+                write,
+                started,
+                heavy=heavy,
+                version=found,
+                deadline=asks.deadline,
+                timed=add_timing if asks.timing else None,
+            )
         except ServingError as error:
             if stream and error.kind in WHILE_RUNNING:
                 return generate.error_event(error)
@@ -248,6 +275,9 @@ class OipRest:
         """Of all models, if `model` is None."""
         stats = statistics.model_statistics(self._engine, model, parse_version(version))
         return json_reply({"model_stats": stats})
+
+    def explain(self, model: str, version: str | None) -> HttpReply:
+        return json_reply(explain.of_model(self._engine, model, parse_version(version)))
 
     def trace_settings(self, model: str | None) -> HttpReply:
         """Those of all models, if `model` is None."""

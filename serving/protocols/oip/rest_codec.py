@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Any
 
@@ -16,6 +17,7 @@ from serving.protocols.compression import compress, is_heavy_to_compress
 from serving.protocols.http import BINARY, JSON, HttpReply
 from serving.protocols.jsonio import describe
 from serving.protocols.oip import parameters
+from serving.protocols.oip.heads import MAX_BYTES, Head, Memo, Span
 from serving.protocols.oip.outputs import AS_BINARY, AS_JSON, Form, Wants, form_of, formed
 from serving.protocols.oip.parameters import parse_version
 from serving.protocols.oip.shared_memory import SharedMemory, slot_of
@@ -91,6 +93,36 @@ def decode(
             f"unexpected additional input data for model '{model}': {len(raw) - at} bytes that no input claims"
         )
     return request, _wants(request, value.get("outputs"), memory)
+
+
+class Reader:
+    """Reads infer requests as `decode` does, but JSON in front of raw tensors only once if it comes again and again."""
+
+    def __init__(self, memory: SharedMemory | None = None) -> None:
+        self._memory = memory
+        self._heads: Memo[tuple[str, str | None, bytes], tuple[Head, list[Span]]] = Memo()
+
+    def decode(
+        self, model: str, version: str | None, body: bytes, header_size: int | None
+    ) -> tuple[InferRequest, Wants]:
+        """See `decode`."""
+        if header_size is None or header_size > MAX_BYTES:
+            return decode(model, version, body, header_size, self._memory)
+        header = body[:header_size]
+        known = self._heads.get((model, version, header))
+        if known is not None:
+            head, spans = known
+            if len(body) == spans[-1][1]:
+                request = head.request(body, spans)
+                if request is not None:
+                    return request, head.wants
+        request, wants = decode(model, version, body, header_size, self._memory)
+        if request.inputs and not request.id:  # what has an id does not come again
+            ends = list(accumulate((array.nbytes for array in request.inputs.values()), initial=header_size))
+            learnt = Head.of(request, wants)
+            if learnt is not None and ends[-1] == len(body):  # no tensor but empty ones came as JSON
+                self._heads.keep((model, version, header), (learnt, list(pairwise(ends))))
+        return request, wants
 
 
 def decode_raw(contract: Contract, version: str | None, body: bytes) -> tuple[InferRequest, Wants]:

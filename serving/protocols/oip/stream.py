@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 from serving.core.errors import ErrorKind, ServingError
 from serving.protocols import wire
+from serving.protocols.asks import retry_after_ms
 from serving.protocols.grpc import Call
 from serving.protocols.messages import oip
-from serving.protocols.oip.grpc_codec import Parts, joined
+from serving.protocols.oip.grpc_codec import Asked, Parts, joined
 
 # Errors of a run; all others come before it.
 WHILE_RUNNING = frozenset((ErrorKind.MODEL, ErrorKind.INTERNAL, ErrorKind.EXPIRED, ErrorKind.CANCELLED))
@@ -24,8 +25,8 @@ Result = TypeVar("Result")
 async def answers(
     requests: AsyncIterator[bytes],
     call: Call,
-    read: Callable[[bytes], Any],
-    infer: Callable[[Any], Awaitable[Parts]],
+    read: Callable[[bytes, Call], Asked],
+    infer: Callable[[Asked], Awaitable[Parts]],
 ) -> AsyncGenerator[bytes, None]:
     """The answers to a stream of ModelInferRequests.
 
@@ -33,8 +34,8 @@ async def answers(
     one of a run ends the stream with a status.
 
     Args:
-        read: makes a ModelInferRequest of bytes.
-        infer: answers one request with the parts of a ModelInferResponse.
+        read: reads a ModelInferRequest.
+        infer: answers one with the parts of a ModelInferResponse.
 
     Raises:
         ServingError: the error that ends the stream.
@@ -42,26 +43,29 @@ async def answers(
     errors_end = call.metadata.get("triton_grpc_error", "").lower() == "true"
 
     async def answered(data: bytes) -> bytes:
-        message = oip.ModelInferRequest()
+        asked = None
         try:
-            message = read(data)
-            response = await infer(message)
+            asked = read(data, call)
+            response = await infer(asked)
             return joined([wire.field(_INFER_RESPONSE, sum(map(len, response))), *response])
         except ServingError as error:
             if errors_end and error.kind in WHILE_RUNNING:
                 raise
-            return _in_band(message, error)
+            return _in_band(asked, error)
 
     async with aclosing(in_order(requests, answered, _AHEAD)) as found:
         async for answer in found:
             yield answer
 
 
-def _in_band(message: Any, error: ServingError) -> bytes:
+def _in_band(asked: Asked | None, error: ServingError) -> bytes:
     answer = oip.ModelStreamInferResponse(error_message=error.message)
-    answer.infer_response.id = message.id
+    answer.infer_response.id = asked.id if asked else ""
+    wait_ms = retry_after_ms(error)
+    if wait_ms is not None:
+        answer.infer_response.parameters["retry_after_ms"].int64_param = wait_ms
     if error.kind in WHILE_RUNNING:
-        answer.infer_response.model_name = message.model_name
+        answer.infer_response.model_name = asked.model if asked else ""
         answer.infer_response.parameters["triton_final_response"].bool_param = True
     data: bytes = answer.SerializeToString()
     return data

@@ -80,6 +80,7 @@ class PredictionService:
                     multi.result,
                     started,
                     version=version,
+                    timed=call.timed,
                     name_request=False,
                 )
                 for task in tasks
@@ -133,6 +134,7 @@ class PredictionService:
             encode,
             started,
             version=found if isinstance(found, Version) else None,
+            timed=call.timed,
             name_request=False,
         )
 
@@ -187,7 +189,8 @@ def _bounded(method: Method) -> Method:
         except ServingError as error:
             if len(error.message) <= MAX_MESSAGE:
                 raise
-            raise ServingError(error.kind, f"{error.message[:MAX_MESSAGE]}...TRUNCATED") from None
+            text = f"{error.message[:MAX_MESSAGE]}...TRUNCATED"
+            raise ServingError(error.kind, text, error.retry_after_s) from None
 
     return call
 

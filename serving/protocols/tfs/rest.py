@@ -15,8 +15,9 @@ from serving.engine import Engine
 from serving.protocols import jsonio
 from serving.protocols import messages as m
 from serving.protocols.answer import Heavy, answer
+from serving.protocols.asks import Asks, of_headers
 from serving.protocols.compression import is_heavy_to_decompress
-from serving.protocols.http import HttpReply, error_reply, json_reply, route_key
+from serving.protocols.http import HttpReply, add_timing, error_reply, json_reply, route_key
 from serving.protocols.offload import Offload
 from serving.protocols.status import Family
 from serving.protocols.tfs import rest_codec, servables, signatures
@@ -88,8 +89,8 @@ class TfsRest:
             if asked.action == "metadata":
                 return await self._metadata(asked.target)
             codec = _ACTIONS[asked.action]
-            key = route_key(self._engine.catalog, asked.target.model, headers)
-            return await self._infer(asked.target, key, Body(body, encoding, self._max_body_bytes), *codec, started)
+            content = Body(body, encoding, self._max_body_bytes)
+            return await self._infer(asked.target, content, *codec, headers, started)
         except ServingError as error:
             return error_reply(error, Family.TFS)
         except Exception:
@@ -98,19 +99,26 @@ class TfsRest:
             return error_reply(ServingError(ErrorKind.INTERNAL, text), Family.TFS)
 
     async def _infer(
-        self, target: Target, key: str | None, body: Body, decode: _Decode, encode: _Encode, started: float
+        self,
+        target: Target,
+        body: Body,
+        decode: _Decode,
+        encode: _Encode,
+        headers: Iterable[tuple[bytes, bytes]],
+        started: float,
     ) -> HttpReply:
         version = None
         found: dict[str, Any] | ServingError
+        asks = Asks()
         try:
+            asks = of_headers(headers, None if self._timeout_s is None else time.monotonic() + self._timeout_s)
+            key = route_key(self._engine.catalog, target.model, headers)
             if self._engine.catalog.asleep:
-                await self._engine.awake(target.model)
+                await self._engine.awake(target.model, asks.deadline)
             version = servables.route(self._engine.catalog, target, key)
             found = signatures.of(version)
         except ServingError as error:
             found = error
-        if self._timeout_s is not None:
-            decode = partial(_until, time.monotonic() + self._timeout_s, decode)
         heavy = None
         if self._offload is not None:
             to_read = is_heavy_to_decompress(body.encoding, body.data) or jsonio.is_heavy_to_read(body.data)
@@ -124,6 +132,8 @@ class TfsRest:
             started,
             heavy=heavy,
             version=version,
+            deadline=asks.deadline,
+            timed=add_timing if asks.timing else None,
             name_request=False,
         )
 
@@ -137,13 +147,6 @@ class TfsRest:
         spec.version.value = version.number
         described = _as_json(signatures.describe(signatures.of(version)))
         return json_reply({"model_spec": _as_json(spec), "metadata": {"signature_def": described}})
-
-
-def _until(deadline: float, decode: _Decode, body: Body, asked: Asked) -> tuple[InferRequest, Wants]:
-    """A request that may not wait longer; the clock is the same in every process of a machine."""
-    request, wants = decode(body, asked)
-    request.deadline = deadline
-    return request, wants
 
 
 def _is_heavy_to_write(response: InferResponse, _: Wants) -> bool:

@@ -16,18 +16,21 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TypeVar
 
 from serving.backends.base import Session
+from serving.batching.fair import Devices
 from serving.core.errors import LoadError
 from serving.core.metrics import Metrics
-from serving.core.spec import SpecError
+from serving.core.spec import ModelSpec, SpecError
 from serving.repository.control.events import History, Kind
 from serving.repository.jobs import Jobs
-from serving.repository.loads import heap, huge_pages, latency, loading, memory
+from serving.repository.loads import execution, heap, huge_pages, latency, loading, memory
+from serving.repository.loads.calibration import SINGLE
 from serving.repository.loads.loading import Loaded
 from serving.repository.loads.memory import Memory, NoRoomError
 from serving.repository.loads.quarantine import Quarantine
@@ -62,6 +65,7 @@ class Lifecycle:
         retry_limit_s: the longest pause before what failed through no fault of its own is tried again.
         trials: where versions are tried out first; None: they are not.
         memory: has a say before a version is loaded; None: nobody asks.
+        devices: what versions share.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Lifecycle:
         retry_limit_s: float = 60.0,
         trials: Trials | None = None,
         memory: Memory | None = None,
+        devices: Devices | None = None,
     ) -> None:
         self._metrics = metrics
         self._jobs = jobs
@@ -88,6 +93,7 @@ class Lifecycle:
         self._retry_limit_s = retry_limit_s
         self._trials = trials
         self._memory = memory
+        self._devices = devices or Devices()
         self._tried: set[Version] = set()  # in trial now, or when it closed
         self._turns = asyncio.Semaphore(_TRIALS)
         self.starting = True  # nobody is being served yet
@@ -148,7 +154,8 @@ class Lifecycle:
             self._history.add(Kind.LOADING, model.name, version.number)
             loaded = await self._load(model, version, force)
             try:
-                version.equip(loaded, self._metrics, asyncio.get_running_loop())
+                device = self._devices.of(version.spec.providers[0])
+                version.equip(loaded, self._metrics, asyncio.get_running_loop(), device)
             except BaseException:
                 await asyncio.to_thread(_release, loaded.session)
                 raise
@@ -191,7 +198,13 @@ class Lifecycle:
         peak_bytes = report.peak_bytes if report else sum(size for _, size, _, _ in version.found.fingerprint)
         async with self._room(model, version, peak_bytes):
             before_bytes, began = memory.resident(), time.monotonic()
-            session = await self._in_loader(partial(_load, version, scratch, verified=verified))
+            serving = model.default.execution if model.default is not None else None
+            chosen = execution.settled(version.spec, report.execution if report else None, serving)
+            spec = execution.with_execution(version.spec, chosen)
+            if chosen.reason:
+                level = logging.DEBUG if chosen.setting == SINGLE else logging.INFO
+                log.log(level, "%s: %s", version, chosen.note["parallel"])
+            session = await self._in_loader(partial(_load, version, spec, scratch, verified=verified))
             try:
                 version.to(State.WARMING)
                 loaded = await self._in_loader(partial(_warm_up, version, session, hurry=model.waking))
@@ -200,7 +213,7 @@ class Lifecycle:
                 raise
             version.memory_bytes = report.resident_bytes if report else max(0, memory.resident() - before_bytes)
             version.load_s = (report.seconds if report else 0.0) + time.monotonic() - began
-        return loaded
+        return replace(loaded, execution=chosen)
 
     async def _try(self, model: Model, version: Version, scratch: Path) -> Report | None:
         """Raises: LoadError: it must not be loaded here."""
@@ -330,9 +343,9 @@ def _replaced(model: Model, version: Version) -> list[Version]:
 # In threads
 
 
-def _load(version: Version, scratch: Path, *, verified: bool) -> Session:
+def _load(version: Version, spec: ModelSpec, scratch: Path, *, verified: bool) -> Session:
     with heap.returned_at_once(), huge_pages.for_what_comes():
-        return loading.load(version.model, version.found, version.spec, scratch, verified=verified)
+        return loading.load(version.model, version.found, spec, scratch, verified=verified)
 
 
 def _warm_up(version: Version, session: Session, *, hurry: bool) -> Loaded:

@@ -12,6 +12,8 @@ import numpy as np
 
 from serving.backends import registry
 from serving.backends.base import Session
+from serving.batching import policies
+from serving.batching.padding import prove_padding_unseen
 from serving.batching.probe import prove_rows_apart, repeat_rows
 from serving.core.artifact import GOLDEN, Golden, Tolerance, read_golden, read_manifest, verify
 from serving.core.compare import difference
@@ -21,6 +23,7 @@ from serving.core.spec import ModelSpec
 from serving.core.types import DEFAULT_SIGNATURE, Signature, Tensors
 from serving.core.validate import Contract, why_no_batch_axis
 from serving.repository.disk.layout import FoundVersion
+from serving.repository.loads.calibration import Execution
 from serving.repository.loads.samples import inputs_of
 
 log = logging.getLogger(__name__)
@@ -60,6 +63,7 @@ class Loaded:
     sample: Tensors | None  # the smallest input that the default signature is known to take
     class_labels: Mapping[str, Sequence[str]]  # by output
     golden: Tensors | None = None  # the inputs of the golden sample
+    execution: Execution = Execution()  # noqa: RUF009  (it is frozen)
 
 
 def load(
@@ -74,6 +78,10 @@ def load(
         LoadError: the version does not match its manifest, its backend cannot serve it, or it is no longer the one that
             was found.
     """
+    try:
+        policies.find(spec.batching)
+    except ValueError as error:
+        raise LoadError(f"batching: {error}") from None
     try:
         if found.has_manifest and not verified:
             _verify(found)
@@ -130,6 +138,7 @@ def warm_up(model: str, found: FoundVersion, spec: ModelSpec, session: Session, 
     """
     deadline = time.monotonic() + budget_s
     default = default_signature(session)
+    _check_padding(spec, session)
     golden = _golden(found)
     contracts: dict[str, Contract] = {}
     sample = None
@@ -151,6 +160,17 @@ def warm_up(model: str, found: FoundVersion, spec: ModelSpec, session: Session, 
         raise fault(error) from error
     labels = _class_labels(found, spec, session)
     return Loaded(session, contracts, contracts[default], sample, labels, golden.inputs if golden else None)
+
+
+def _check_padding(spec: ModelSpec, session: Session) -> None:
+    """Raises: LoadError: it is of an input or output that is not there."""
+    inputs = {name for signature in session.signatures.values() for name in signature.inputs}
+    outputs = {name for signature in session.signatures.values() for name in signature.outputs}
+    for name, rule in spec.padding.items():
+        if name not in inputs:
+            raise LoadError(f"padding: no input '{name}', the model takes {', '.join(sorted(inputs))}")
+        if unknown := [output for output in rule.outputs if output not in outputs]:
+            raise LoadError(f"padding: no output '{unknown[0]}', the model gives {', '.join(sorted(outputs))}")
 
 
 def default_signature(session: Session) -> str:
@@ -215,11 +235,16 @@ def _warm_signature(
         proof = prove_rows_apart(run, signature, golden, spec.max_batch_size)
         because, sample = proof.reason, proof.sample
         if proof.mergeable and spec.warmup and proof.sample is not None:
-            _run_sizes(run, proof.sample, min(spec.max_batch_size, _rows_that_fit(proof.sample)), deadline)
+            most = min(spec.max_batch_size, _rows_that_fit(proof.sample))
+            _run_sizes(run, proof.sample, most, deadline, spec.allowed_batch_sizes)
     if sample is None:
         sample = _one_that_runs(run, signature)
     max_batch_size = 0 if because else spec.max_batch_size
-    return Contract(model, signature, max_batch_size, run.name, because, spec.max_request_rows or 0), sample
+    padding = {name: rule for name, rule in spec.padding.items() if name in signature.inputs} if max_batch_size else {}
+    if padding and sample is not None and (why := prove_padding_unseen(run, sample, signature, padding)):
+        raise LoadError(f"padding: {why}")
+    most = spec.max_request_rows or 0
+    return Contract(model, signature, max_batch_size, run.name, because, most, padding), sample
 
 
 def _run_samples(run: _Runs, spec: ModelSpec, directory: Path, contract: Contract) -> None:
@@ -229,11 +254,12 @@ def _run_samples(run: _Runs, spec: ModelSpec, directory: Path, contract: Contrac
             run.must(inputs, f"the sample '{sample.name}'")
 
 
-def _run_sizes(run: _Runs, row: Tensors, most: int, deadline: float) -> None:
+def _run_sizes(run: _Runs, row: Tensors, most: int, deadline: float, allowed: Sequence[int] = ()) -> None:
     """Runs batches of equal rows. The largest comes first, so that what the runtime takes for it serves the others."""
     batch = repeat_rows(row, most)
-    needed = sorted({most, *_powers_of_two(most)}, reverse=True)
-    others = (rows for rows in range(1, most) if rows not in needed)
+    sizes = [size for size in allowed if size <= most]
+    needed = sorted(sizes or {most, *_powers_of_two(most)}, reverse=True)
+    others = (rows for rows in range(1, most) if rows not in needed and not sizes)
     for rows in chain(needed, others):
         if rows not in needed and time.monotonic() >= deadline:
             log.debug("not all batch sizes are warm: no time was left for %d rows and more", rows)

@@ -16,10 +16,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from serving.backends import optimized
 from serving.core import processes
 from serving.core.errors import LoadError
 from serving.core.spec import ModelSpec
 from serving.repository.disk.layout import FoundVersion
+from serving.repository.loads.remembered import Remembered
 from serving.repository.loads.trial_child import Job, Outcome
 from serving.repository.loads.trial_child import OutOfMemoryError as OutOfMemoryError
 from serving.repository.loads.trial_child import Report as Report
@@ -40,6 +42,7 @@ class Trials:
         idle_s: for how long a process that has nothing to do is kept.
         import_once: a backend's module that takes long to import, which is done once for all trials if it starts no
             thread.
+        remembered: what calibrations come to is kept there; None: each version is measured anew.
     """
 
     def __init__(
@@ -49,11 +52,13 @@ class Trials:
         *,
         idle_s: float = 10.0,
         import_once: str = "serving.backends.tensorflow",
+        remembered: Remembered | None = None,
     ) -> None:
         self._limit_s = min(limit_s, _LONGEST_S)
         self._limit_bytes = limit_bytes
         self._idle_s = idle_s
         self._import_once = import_once
+        self._remembered = remembered
         self._lock = threading.Lock()
         self._idle: list[_Forker] = []
         self._busy: set[_Forker] = set()
@@ -70,7 +75,18 @@ class Trials:
             LoadError: what is wrong with the version, or how its trial ended.
         """
         imported = frozenset(name for name in sys.modules.copy() if name.startswith("serving.backends."))
-        job = Job(model, found, spec, scratch, self._limit_s, self._limit_bytes(), imported, hurry)
+        job = Job(
+            model,
+            found,
+            spec,
+            scratch,
+            self._limit_s,
+            self._limit_bytes(),
+            imported,
+            hurry,
+            self._remembered,
+            optimized.directory,
+        )
         while (outcome := self._outcome(job)) is None:
             self._import_once = ""
         if isinstance(outcome, LoadError):

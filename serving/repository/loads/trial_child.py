@@ -10,18 +10,22 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from serving.backends import convert, registry
+from serving.backends import convert, optimized, registry
 from serving.core import processes
 from serving.core.errors import LoadError
 from serving.core.spec import ModelSpec
 from serving.core.validate import Contract
 from serving.repository.disk.layout import FoundVersion
-from serving.repository.loads import heap, loading
+from serving.repository.loads import execution, heap, loading
+from serving.repository.loads.calibration import SINGLE, Execution
+from serving.repository.loads.loading import Loaded
+from serving.repository.loads.remembered import Remembered
 
 _REASON = 10_000  # characters of one
 _CONVERSION_SHARE = 0.8  # of the time: what takes longer is served without it, and that has to be loaded too
@@ -34,6 +38,8 @@ class Job:
         limit_bytes: the memory that it may take; None: any.
         imported: the modules of backends that the server has imported.
         hurry: nobody is being served yet, so it need not give way to that.
+        remembered: what earlier calibrations came to; None: nobody knows.
+        graphs: where optimized graphs are kept; None: nowhere.
     """
 
     model: str
@@ -44,6 +50,8 @@ class Job:
     limit_bytes: int | None
     imported: frozenset[str]
     hurry: bool = False
+    remembered: Remembered | None = None
+    graphs: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,21 @@ class Report:
         peak_bytes: the most memory meanwhile, with its runtime if the server has yet to import that.
         resident_bytes: the memory in the end, without a runtime.
         about: what it is, for those who only want to know.
+        execution: what it is best served with; None: there was nothing to choose.
     """
 
     peak_bytes: int
     resident_bytes: int
     seconds: float
     about: About | None = None
+    execution: Execution | None = None
+
+
+@dataclass(frozen=True)
+class SoFar:
+    """The version has come up well. The rest is about its speed, and nothing that happens there is held against it."""
+
+    report: Report
 
 
 class OutOfMemoryError(LoadError):
@@ -114,6 +131,7 @@ def be_the_child(job: Job, news: Any, said: int, forker: int, imported: Mapping[
 
 def _try(job: Job, news: Any, imported: Mapping[str, int]) -> Outcome:
     convert.time_limit_s = min(convert.time_limit_s, _CONVERSION_SHARE * job.limit_s)
+    optimized.directory = job.graphs
     try:
         module, _ = registry.module_for(job.found.path, job.spec)
         without_bytes, _ = memory()
@@ -132,13 +150,30 @@ def _try(job: Job, news: Any, imported: Mapping[str, int]) -> Outcome:
         resident_bytes, peak_bytes = memory()
         about = About(session.platform, dict(session.notes), dict(loaded.contracts))
         peak_bytes = max(0, peak_bytes - before_bytes) + runtime_bytes
-        return Report(peak_bytes, max(0, resident_bytes - before_bytes), seconds, about)
+        report = Report(peak_bytes, max(0, resident_bytes - before_bytes), seconds, about)
     except LoadError as error:
         return LoadError(str(error)[:_REASON], retry=error.retry)
     except (MemoryError, OSError) as error:
         return LoadError(f"{type(error).__name__}: {error}"[:_REASON], retry=True)
     except Exception as error:  # whatever a runtime raises
         return LoadError(f"{type(error).__name__}: {error}"[:_REASON])
+    return _calibrated(job, report, loaded, news)
+
+
+def _calibrated(job: Job, report: Report, loaded: Loaded, news: Any) -> Report:
+    """The report of a version that has come up, with what it is best served with."""
+    if not execution.worth_choosing(job.spec, loaded):
+        return report
+    news.send(SoFar(replace(report, execution=Execution(SINGLE, "it could not be measured", sure=False))))
+    load = partial(loading.load, job.model, job.found, scratch=job.scratch, verified=True)
+    try:
+        chosen = execution.chosen(job.found, job.spec, loaded, load, job.remembered)
+    except Exception as error:  # whatever a runtime raises
+        reason = f"it could not be measured: {type(error).__name__}: {error}"[:_REASON]
+        return replace(report, execution=Execution(SINGLE, reason, sure=False))
+    assert report.about is not None
+    about = replace(report.about, notes={**report.about.notes, **chosen.note})
+    return replace(report, execution=chosen, about=about)
 
 
 def _start_measuring() -> int:

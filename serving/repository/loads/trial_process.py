@@ -22,8 +22,8 @@ from typing import Any
 from serving.backends import registry
 from serving.core import processes
 from serving.core.errors import LoadError
-from serving.repository.loads import loading
-from serving.repository.loads.trial_child import Job, Outcome, OutOfMemoryError, be_the_child, memory
+from serving.repository.loads import execution, loading
+from serving.repository.loads.trial_child import Job, Outcome, OutOfMemoryError, Report, SoFar, be_the_child, memory
 
 STARTED_THREADS = 3  # exit code: what was imported once for all did
 
@@ -121,6 +121,7 @@ def _watch(child: "_Child", job: Job, server: Any, news: Any) -> Outcome:
     """Raises: EOFError: the server has ended."""
     deadline = time.monotonic() + job.limit_s
     stage = "while it began"
+    good: Report | None = None  # once it has come up well, whatever becomes of it
     listening = [server, news, child.said]
     while True:
         left = max(0.0, deadline - time.monotonic())
@@ -133,13 +134,20 @@ def _watch(child: "_Child", job: Job, server: Any, news: Any) -> Outcome:
             try:
                 said = news.recv()
             except EOFError:
-                return _how_it_died(child.exit(), child.last_said, stage)
-            if not isinstance(said, str):
+                return good or _how_it_died(child.exit(), child.last_said, stage)
+            if isinstance(said, SoFar):
+                good, deadline = said.report, time.monotonic() + execution.LIMIT_S
+            elif isinstance(said, str):
+                stage = said
+            else:
                 return said  # type: ignore[no-any-return]
-            stage = said
         if time.monotonic() >= deadline:
+            if good is not None:
+                return good
             return LoadError(f"{_WHO} did not finish within {job.limit_s:g} s: it was ended {stage}")
         if job.limit_bytes is not None and (taken := child.taken_bytes()) > job.limit_bytes:
+            if good is not None:
+                return good
             limit = f"the {max(0, job.limit_bytes) / 1e6:.0f} MB that are left for it"
             return OutOfMemoryError(f"{_WHO} took more memory than {limit}, {stage}", needed_bytes=taken)
 

@@ -351,6 +351,31 @@ class TestEncode:
         message = m.ModelInferResponse.FromString(grpc_codec.encode(answer_of({"y": (dtypes.UINT8, values)}), PLAIN))
         assert message.raw_output_contents[0] == values.tobytes()
 
+    @pytest.mark.parametrize("flags", [{}, {"triton_final_response": True}])
+    @pytest.mark.parametrize("dtype", dtypes.ALL, ids=dtype_id)
+    def test_a_writer_writes_the_same(self, dtype: DType, flags: dict[str, bool]) -> None:
+        """Whatever it wrote before, and byte for byte what protobuf would write."""
+        writer = grpc_codec.Writer(**flags)
+        values = values_of(dtype)
+        shapes = [(3,), (1, 3), (3, 1)]
+        answers = [
+            answer_of({"y": (dtype, values.reshape(s)), "z": (dtype, values)}, i) for s in shapes for i in ("", "ü")
+        ]
+        answers += [answer_of({"y": (dtype, values[:1])}), answer_of({"y": (dtype, values[:0])}), answer_of({})]
+        answers += [answer_of({"y": (dtypes.UINT8, np.zeros(3, np.uint8))}, version=4)]
+        labelled = wants(output("y", classification=("int64_param", 1)))
+        for answer in (*answers, *answers):
+            for wanted in (PLAIN, labelled) if dtype is dtypes.FP32 else (PLAIN,):
+                expected = grpc_codec.joined(grpc_codec.parts(answer, wanted, **flags))
+                assert writer.encode(answer, wanted) == expected
+                assert m.ModelInferResponse.FromString(expected).SerializeToString() == expected
+
+    def test_a_model_of_the_same_name_is_another(self) -> None:
+        writer = grpc_codec.Writer()
+        for dtype in (dtypes.INT8, dtypes.UINT8, dtypes.BOOL):
+            answer = answer_of({"y": (dtype, np.ones(2, dtype.numpy))})
+            assert writer.encode(answer, PLAIN) == grpc_codec.encode(answer, PLAIN)
+
     def test_no_message_is_larger_than_grpc_takes(self) -> None:
         class Claims(bytes):
             def __len__(self) -> int:

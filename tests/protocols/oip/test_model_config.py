@@ -13,6 +13,7 @@ from serving.backends import registry
 from serving.core import dtypes
 from serving.core.declared import Declared, Sample, SampleInput
 from serving.core.errors import ErrorKind, ServingError
+from serving.core.padding import Padding
 from serving.core.spec import Latest, ModelSpec
 from serving.core.types import Signature, TensorSpec
 from serving.core.validate import Contract
@@ -230,6 +231,10 @@ SPECS = st.builds(
     warmup=st.booleans(),
     file=st.sampled_from([None, "net.onnx"]),
     max_request_rows=st.sampled_from([None, 1000]),
+    padding=st.sampled_from([{}, {"x": Padding(sizes=(4, 8), outputs={"y": 1})}]),
+    batching=st.sampled_from(["continuous", "adaptive"]),
+    slo_ms=st.sampled_from([None, 2.5]),
+    share=st.sampled_from([1.0, 2.0]),
     samples=st.sampled_from(
         [(), (Sample(name="s", inputs={"x": SampleInput(datatype="FP32", shape=(2, 4), file="warmup/f")}, runs=2),)]
     ),
@@ -271,6 +276,14 @@ def test_what_is_told_means_the_same_settings(spec: ModelSpec) -> None:
         ({"versionPolicy": {"latest": {"numVersions": 2}}}, {"versions": Latest(latest=2)}),
         ({"version_policy": {"specific": {"versions": ["3", 5]}}}, {"versions": (3, 5)}),
         ({"dynamic_batching": {}}, {"max_queue_delay_ms": 0}),
+        (
+            {"dynamic_batching": {"priority_levels": 3, "default_priority_level": "2"}},
+            {"max_queue_delay_ms": 0, "priority_levels": 3, "default_priority_level": 2},
+        ),
+        (
+            {"parameters": {"allowed_batch_sizes": {"string_value": "[2,4]"}}},
+            {"allowed_batch_sizes": (2, 4), "max_batch_size": 4},
+        ),
         ({"dynamic_batching": {"max_queue_delay_microseconds": "1500"}}, {"max_queue_delay_ms": 1.5}),
         (
             {"dynamic_batching": {"default_queue_policy": {"default_timeout_microseconds": 1, "max_queue_size": 7}}},

@@ -4,6 +4,8 @@ import json
 import time
 import tracemalloc
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from serving.core import dtypes
 from serving.core.dtypes import DType
-from serving.core.errors import ErrorKind
+from serving.core.errors import ErrorKind, ServingError
 from serving.core.types import Signature, TensorSpec
 from serving.core.validate import Contract
 from serving.protocols.oip import rest_codec, tensors
@@ -658,3 +660,69 @@ class TestEncode:
 
 def _int64(_value: Any, raw: bytes) -> Any:
     return np.frombuffer(raw, np.int64).tolist()
+
+
+class TestReader:
+    """What a reader makes of a body is what `decode` makes of it, whatever it has read before."""
+
+    BODIES: tuple[list[tuple[dict[str, Any], bytes]], ...] = (
+        [(tensor(shape=[1, 2]), bytes(8))],
+        [(tensor(shape=[1, 2]), bytes(8)), (tensor("y", "INT8", shape=[3]), b"\1\2\3")],
+        [(tensor(shape=[0, 2]), b"")],
+        [(tensor(datatype="BYTES", shape=[1]), b"\1\0\0\0a")],
+        [],
+    )
+
+    @staticmethod
+    def outcome(call: Callable[[], Any]) -> Any:
+        try:
+            request, wants = call()
+        except ServingError as error:
+            return error.kind, error.message
+        found = {name: (a.dtype, a.shape, a.tolist()) for name, a in request.inputs.items()}
+        return found, request.id, request.parameters, request.outputs, request.version, request.model, wants
+
+    @pytest.mark.parametrize("top", [{}, {"id": "a1"}, {"parameters": {"k": 1}}, {"outputs": [{"name": "z"}]}])
+    def test_it_reads_the_same(self, top: dict[str, Any]) -> None:
+        reader = rest_codec.Reader()
+        for inputs in (*self.BODIES, *self.BODIES):
+            entries = [{**entry, "parameters": {"binary_data_size": len(raw)}} for entry, raw in inputs]
+            header, raw = body(*entries, **top), b"".join(raw for _, raw in inputs)
+            for data, version in ((header + raw, None), (header + raw, "2"), (header + raw + b"1", None)):
+                for cut in (data, data[:-1]):
+                    size = min(len(header), len(cut))
+                    expected = self.outcome(partial(rest_codec.decode, "m", version, cut, size))
+                    assert self.outcome(partial(reader.decode, "m", version, cut, size)) == expected
+
+    def test_json_in_between_is_read_each_time(self) -> None:
+        reader = rest_codec.Reader()
+        for value in (1.0, 2.0):
+            entry = {**tensor("y", shape=[1]), "parameters": {"binary_data_size": 4}}
+            header = body(tensor("x", shape=[1], data=[value]), entry)
+            request, _ = reader.decode("m", None, header + np.float32(value + 1).tobytes(), len(header))
+            assert request.inputs["x"].tolist() == [value] and request.inputs["y"].tolist() == [value + 1]
+
+    def test_json_is_read_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        reader = rest_codec.Reader()
+        header = body({**tensor(shape=[1, 2]), "parameters": {"binary_data_size": 8}}, parameters={"k": 1})
+        for value in (1, 2, 3):
+            data = header + np.full(2, value, np.float32).tobytes()
+            request, _ = reader.decode("m", None, data, len(header))
+            assert request.inputs["x"].tolist() == [[value, value]] and request.parameters == {"k": 1}
+            assert np.shares_memory(request.inputs["x"], np.frombuffer(data, np.uint8))
+            request.parameters.clear()
+            monkeypatch.setattr(rest_codec, "decode", None)
+        with pytest.raises(TypeError):
+            reader.decode("other", None, data, len(header))
+
+    def test_shared_memory_is_read_each_time(self, tmp_path: Path) -> None:
+        (tmp_path / "object").write_bytes(bytes(8))
+        memory = SharedMemory(True, tmp_path)
+        memory.register("r", "object", 0, 8)
+        reader = rest_codec.Reader(memory)
+        region = {"shared_memory_region": "r", "shared_memory_byte_size": 8}
+        header = body({**tensor(shape=[1, 2]), "parameters": region})
+        for value in (1, 2):
+            (tmp_path / "object").write_bytes(np.full(2, value, np.float32).tobytes())
+            request, _ = reader.decode("m", None, header, len(header))
+            assert request.lent and request.inputs["x"].tolist() == [[value, value]]

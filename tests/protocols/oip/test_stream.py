@@ -17,6 +17,7 @@ from serving.protocols.grpc import Call
 from serving.protocols.messages import oip as m
 from serving.protocols.oip import stream
 from serving.protocols.oip.grpc import PROTOCOL
+from serving.protocols.oip.grpc_codec import Reader
 from serving.transport.grpc import GrpcLimits, GrpcListener
 from tests import models
 from tests.leftovers import Marker, Watched, without_collector
@@ -289,6 +290,6 @@ async def test_an_error_that_nobody_foresaw_is_told_in_band() -> None:
         raise ServingError(ErrorKind.INTERNAL, "internal error; the server's log has the details")
 
     data = request("m", 1, request_id="a").SerializeToString()
-    answers = stream.answers(given(data), Call(), m.ModelInferRequest.FromString, infer)
+    answers = stream.answers(given(data), Call(), Reader().read, infer)
     (answer,) = [m.ModelStreamInferResponse.FromString(a) async for a in answers]
     assert answer.error_message.startswith("internal error") and answer.infer_response.id == "a"

@@ -1,6 +1,7 @@
 """The course of a version that comes up: what may end it early, whose fault that is, and what is done about it."""
 
 import asyncio
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ from serving.core.errors import ErrorKind, LoadError, ServingError
 from serving.core.spec import ModelSpec
 from serving.repository.disk.layout import FoundVersion
 from serving.repository.loads import latency, lifecycle, loading
+from serving.repository.loads.calibration import Execution, Setting
 from serving.repository.loads.latency import Times
 from serving.repository.loads.memory import Free, Memory
 from serving.repository.loads.trial import OutOfMemoryError, Report, Trials
@@ -93,6 +95,50 @@ async def test_what_comes_up_has_been_tried(repo: Path, scratches: Path) -> None
         assert kinds == [("loading", 1), ("ready", 1), ("loading", 2), ("ready", 2), ("unloaded", 1)]
         assert (await events(served))[3][2].endswith(" s, 20 MB")
     assert left_in(scratches) == []
+
+
+def measured(instances: int, threads: int, *, sure: bool = True) -> Report:
+    return dataclasses.replace(REPORT, execution=Execution(Setting(instances, threads), "measured", sure))
+
+
+@on_loop
+async def test_a_version_runs_as_its_trial_found_best(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, threads = loading.load, []
+
+    def load(model: str, found: FoundVersion, spec: ModelSpec, *rest: Any, **more: Any) -> Any:
+        threads.append(spec.threads)
+        return real(model, found, spec, *rest, **more)
+
+    monkeypatch.setattr(loading, "load", load)
+    async with serving(repo, trials=FakeTrials(measured(3, 2))) as served:
+        version = served.version()
+        assert (version.execution.setting, threads) == ((3, 2), [2])
+        assert len([t for t in threading.enumerate() if t.name.startswith(f"{version}#")]) == 3
+        assert version.notes["parallel"] == "3 x 2 (instances x threads): measured"
+
+
+@on_loop
+async def test_what_could_not_be_measured_runs_as_what_it_replaces(repo: Path) -> None:
+    trials = FakeTrials(measured(3, 2), measured(1, 1, sure=False))
+    async with serving(repo, trials=trials) as served:
+        add_version(repo, 2)
+        await served.settle()
+        assert (served.version().number, served.version().execution.setting) == (2, (3, 2))
+
+
+@on_loop
+@pytest.mark.parametrize("report", [REPORT, measured(1, 1, sure=False)])
+async def test_where_nothing_is_known_one_run_has_one_thread(repo: Path, report: Report) -> None:
+    async with serving(repo, trials=FakeTrials(report)) as served:
+        assert served.version().execution.setting == (1, 1)
+
+
+@on_loop
+async def test_what_is_set_by_hand_is_not_changed(repo: Path) -> None:
+    (repo / "m/model.yaml").write_text("instances: 2")
+    async with serving(repo, trials=FakeTrials(measured(3, 2))) as served:
+        assert served.version().execution == Execution(Setting(2, 1))
+        assert served.version().notes == {}
 
 
 @on_loop

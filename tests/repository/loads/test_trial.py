@@ -1,6 +1,7 @@
 """Versions that are tried out in a process of their own: what they report, how they end, and that nothing is left."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from serving.core.errors import LoadError
 from serving.core.spec import ModelSpec
 from serving.repository.disk.layout import FoundVersion, scan
 from serving.repository.loads import trial_process
+from serving.repository.loads.calibration import Execution, Setting
+from serving.repository.loads.remembered import Remembered
 from serving.repository.loads.trial import OutOfMemoryError, Report, Trials
 from tests import models, savedmodels
 from tests.batching.control import PATIENCE_S
@@ -43,7 +46,7 @@ class Tried:
         limit_bytes: int | None = None,
         *,
         idle_s: float = 60.0,
-        **settings: str,
+        **settings: Any,
     ) -> None:
         self.scratch = scratch
         self.trials = Trials(limit_s, lambda: limit_bytes, idle_s=idle_s, **settings)
@@ -122,6 +125,60 @@ def watcher_and_trial() -> tuple[int, int]:
 def status(pid: int, name: str) -> str:
     (line,) = (s for s in Path(f"/proc/{pid}/status").read_text().splitlines() if s.startswith(f"{name}:"))
     return line.split()[1]
+
+
+# Calibration
+
+
+def test_how_it_is_best_served_is_reported_and_remembered(tmp_path: Path, tried: Callable[..., Tried]) -> None:
+    found, kept = version(tmp_path / "repo"), Remembered(tmp_path / "cache")
+    run = tried(remembered=kept)
+    report = run(found)
+    assert report.execution is not None and report.execution.setting == (1, 1)  # no model could be smaller
+    assert report.about is not None and report.about.notes == report.execution.note
+    assert kept.find(found, ModelSpec()) == (report.execution if report.execution.sure else None)
+    chosen = Execution(Setting(2, 3), "found earlier")
+    kept.keep(found, ModelSpec(), chosen)
+    assert run(found).execution == chosen
+    assert run(found, ModelSpec(threads=1)).execution is None
+
+
+@pytest.mark.parametrize(
+    ("happens", "reason"),
+    [
+        ("raise MemoryError('too large')", "it could not be measured: MemoryError: too large"),
+        ("os._exit(3)", "it could not be measured"),
+        ("os.kill(os.getpid(), 9)", "it could not be measured"),
+        ("time.sleep(600)", "it could not be measured"),
+        ("rows.append(bytearray(400_000_000)); time.sleep(600)", "it could not be measured"),
+    ],
+    ids=["raises", "ends", "is killed", "hangs", "takes too much memory"],
+)
+def test_what_happens_to_a_calibration_is_not_held_against_a_version(tmp_path: Path, happens: str, reason: str) -> None:
+    """In a process like that of trials: what is replaced there is replaced in its children."""
+    version(tmp_path / "repo")
+    script = f"""
+import os, pickle, sys, time
+from pathlib import Path
+from multiprocessing import Pipe
+from serving.core.spec import ModelSpec
+from serving.repository.disk.layout import scan
+from serving.repository.loads import execution, trial_process
+from serving.repository.loads.trial_child import Job
+
+rows = []
+def chosen(*_):
+    {happens}
+execution.chosen, execution.LIMIT_S = chosen, 1.0
+found = scan(Path({str(tmp_path / "repo")!r}))["m"].versions[1]
+here, server = Pipe()
+job = Job("m", found, ModelSpec(), Path({str(tmp_path)!r}), 60.0, 300_000_000, frozenset())
+sys.stdout.buffer.write(pickle.dumps(trial_process._outcome(job, here, {{}})))
+"""
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True, timeout=6 * PATIENCE_S)
+    report = pickle.loads(done.stdout)
+    assert isinstance(report, Report) and report.resident_bytes >= 0
+    assert report.execution == Execution(reason=reason, sure=False)
 
 
 # What comes up

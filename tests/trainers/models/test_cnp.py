@@ -25,8 +25,10 @@ import numpy as np
 from trainers.command import main
 
 directory = Path(sys.argv[1])
-sys.argv[1:] = ["cnp", "--quick", "--steps", "200", "--set", "learning_rate=1e-3", "--set", "decay=0.5"]
+sys.argv[1:] = ["cnp", "--quick", "--steps", "200"]
 sys.argv += ["--repo", str(directory / "repo"), "--log-dir", str(directory / "runs")]
+for setting in ("hidden=64", "batch=32", "learning_rate=3e-3", "decay=0.5"):
+    sys.argv += ["--set", setting]
 assert main() == 0
 
 import tensorflow as tf

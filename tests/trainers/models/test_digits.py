@@ -3,7 +3,6 @@
 TensorFlow stays in child processes: its import warns, and a warning fails a test here.
 """
 
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,11 @@ import pytest
 
 from serving.core.artifact import Golden, Manifest, read_golden, read_manifest, verify
 from serving.core.compare import difference
-from tests.trainers.child import ROOT, python, trains
+from tests.trainers.child import ROOT, done, fork, python, trains
 
 
-def train(repo: Path, logs: Path) -> subprocess.CompletedProcess[str]:
-    return python("-m", "trainers", "digits", "--quick", "--repo", repo, "--log-dir", logs)
+def training(repo: Path, logs: Path) -> tuple[object, ...]:
+    return ("-m", "trainers", "digits", "--quick", "--repo", repo, "--log-dir", logs)
 
 
 def whole(version: Path) -> tuple[Manifest, Golden]:
@@ -36,7 +35,7 @@ def run_onnx(version: Path, x: np.ndarray) -> dict[str, np.ndarray]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with repo/ and runs/ after one quick run of the trainer."""
     directory = tmp_path_factory.mktemp("digits")
-    result = train(directory / "repo", directory / "runs")
+    result = python(*training(directory / "repo", directory / "runs"))
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""  # none of TensorFlow's start-up noise
     assert "held_out_accuracy 0.9" in result.stdout
@@ -87,8 +86,7 @@ np.savez(sys.argv[2], x=held_out.images, digits=held_out.digits, **answers)
 @trains
 def test_onnx_and_saved_model_agree_on_all_held_out_rows(trained: Path) -> None:
     archive = trained / "answers.npz"
-    result = python("-c", SAVED_MODEL, trained / "repo/digits_tf/1", archive)
-    assert result.returncode == 0, result.stderr
+    done("-c", SAVED_MODEL, trained / "repo/digits_tf/1", archive)
     with np.load(archive) as stored:
         x, digits, expected = stored["x"], stored["digits"], stored["probabilities"]
     assert x.shape == (360, 64)
@@ -103,9 +101,7 @@ def test_onnx_and_saved_model_agree_on_all_held_out_rows(trained: Path) -> None:
 
 @trains
 def test_the_same_seed_gives_the_same_model_as_the_next_version(trained: Path, tmp_path: Path) -> None:
-    result = train(trained / "repo", tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert f"published {trained / 'repo/digits/2'}" in result.stdout
+    assert f"published {trained / 'repo/digits/2'}" in done(*training(trained / "repo", tmp_path))
     _, first = whole(trained / "repo/digits/1")
     _, second = whole(trained / "repo/digits/2")
     assert difference(second.outputs, first.outputs, atol=0, rtol=0) is None
@@ -132,17 +128,16 @@ except TrainingError as error:
 
 @trains
 def test_an_export_that_answers_otherwise_is_refused() -> None:
-    result = python("-c", OTHER_ANSWERS, ROOT / "model_repo/digits/1")
-    assert result.returncode == 0, result.stderr
-    assert "does not answer as the Keras model does: 'probabilities' differs" in result.stdout
+    said = done("-c", OTHER_ANSWERS, ROOT / "model_repo/digits/1")
+    assert "does not answer as the Keras model does: 'probabilities' differs" in said
 
 
 @trains
 def test_a_model_directory_that_is_a_file_ends_without_half_a_version(tmp_path: Path) -> None:
     (tmp_path / "repo").mkdir()
     (tmp_path / "repo/digits").write_text("a file")
-    result = python(
-        "-m", "trainers", "digits", "--epochs", "1", "--repo", tmp_path / "repo", "--log-dir", tmp_path / "runs"
+    result = fork(
+        "-m", "trainers", "digits", "--steps", "2", "--repo", tmp_path / "repo", "--log-dir", tmp_path / "runs"
     )  # fmt: skip
     assert result.returncode == 1
     assert result.stderr.startswith("error: ") and str(tmp_path / "repo/digits") in result.stderr

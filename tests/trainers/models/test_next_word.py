@@ -83,8 +83,9 @@ def trained(place, steps=120, resume=False, **other):
     job = Job("next_word", seed=5, steps=steps, values=values | other)
     return train(job, Options(directory / place, seed=5, steps=steps, resume=resume))[0]
 
-log, run.CHECKPOINT_S = run.Run.log, 0.0
+log = run.Run.log
 def interrupted(self, **values):
+    run.CHECKPOINT_S = 20.0 if self._done < 95 else 0.0
     if self._done == 100:
         raise KeyboardInterrupt
     log(self, **values)

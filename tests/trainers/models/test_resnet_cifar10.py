@@ -15,7 +15,7 @@ import pytest
 
 from serving.core.artifact import read_golden, read_manifest
 from serving.core.compare import difference
-from tests.trainers.child import ROOT, done, python, trains
+from tests.trainers.child import ROOT, done, fork, trains
 
 # Every row of the batch is there twice, one after the other, so that two devices get the same rows, whose mean and
 # deviation are those of the whole batch: the steps have to come out alike.
@@ -164,9 +164,7 @@ def test_a_quick_run_in_bfloat16_learns_and_publishes_float32(ran: tuple[Path, d
 @trains
 def test_workers_without_a_cluster_are_one_line(tmp_path: Path) -> None:
     places = ("--repo", tmp_path / "repo", "--log-dir", tmp_path / "runs", "--data-dir", tmp_path)
-    result = python(
-        "-m", "trainers", "resnet_cifar10", "--quick", "--set", "distribution=workers", *places, TF_CONFIG=""
-    )
+    result = fork("-m", "trainers", "resnet_cifar10", "--quick", "--set", "distribution=workers", *places, TF_CONFIG="")
     assert result.returncode == 1
     assert result.stderr == (
         "error: distribution 'workers' needs TF_CONFIG with two workers or more in the environment\n"
@@ -288,7 +286,7 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_never_was(tmp_path: P
         return ("--repo", tmp_path / name / "repo", "--log-dir", tmp_path / name / "runs")
 
     done("-m", "trainers", *settings, *places("whole"))
-    assert python("-c", KILLED, *settings, *places("killed")).returncode == -9
+    assert fork("-c", KILLED, *settings, *places("killed")).returncode == -9
     resumed = ("resnet_cifar10", "--resume", "--data-dir", tmp_path / "none", *places("killed"))
     done("-m", "trainers", *resumed)
     whole, again = (read_golden(tmp_path / name / "repo/resnet_cifar10/1") for name in ("whole", "killed"))

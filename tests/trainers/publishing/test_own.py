@@ -17,7 +17,7 @@ from serving.core.artifact import Golden, Manifest, read_golden, read_manifest, 
 from serving.core.compare import difference
 from tests import models
 from tests.e2e.conftest import Serve
-from tests.trainers.child import ROOT, done, trains
+from tests.trainers.child import ROOT, done, python, trains
 from trainers.contract import TrainingError
 from trainers.publishing import publish_onnx
 
@@ -264,7 +264,9 @@ refused(publish_torch, "no", Branch(), x[:6])
 
 @needs("torch", "onnxscript")
 def test_modules(tmp_path: Path) -> None:
-    training, *refusals = run(TORCH, tmp_path)
+    result = python("-c", COMMON + TORCH, tmp_path)  # not where TensorFlow is, too
+    assert (result.returncode, result.stderr) == (0, "")
+    training, *refusals = result.stdout.splitlines()
     assert training == "True"  # the caller's module is as it was
     assert refusals[:3] == [
         "refused: names for 1 outputs of a module that has 2",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from serving.core.artifact import read_manifest
-from tests.trainers.child import ROOT, done, python, trains
+from tests.trainers.child import ROOT, done, fork, trains
 from trainers.contract import TrainingError
 from trainers.search.command import main
 
@@ -27,7 +27,7 @@ def arguments(directory: Path) -> tuple[object, ...]:
 def test_a_search_publishes_its_best_model_once(tmp_path: Path) -> None:
     logs = ("--log-dir", tmp_path / "runs")
     options = ("--space", SPACES / "digits.yaml", "--steps", 30, "--trials", 1, "--set", "batch=16")
-    problem = python(*arguments(tmp_path), *options, *logs)
+    problem = fork(*arguments(tmp_path), *options, *logs)
     assert problem.stderr == "error: --set batch: the search changes this setting\n"
     space = tmp_path / "space.yaml"
     space.write_text("parameters: {learning_rate: {type: real, min: 0.0005, max: 0.005, scale: log}}\n")
