@@ -155,7 +155,7 @@ class BatchQueue:
             raise ServingError(
                 ErrorKind.EXPIRED,
                 f"Request timeout expired: it was not run, since behind the {self.rows} rows that wait it would be "
-                f"ready {1000 * late_s:.3g} ms too late",
+                f"ready {math.ceil(1000 * late_s)} ms too late",
                 late_s,
             )
 

@@ -36,6 +36,14 @@ async def busy(gate: Gate, batcher: Batcher) -> "asyncio.Future[list[float]]":
     return held
 
 
+async def runs(gate: Gate, batcher: Batcher, number: int) -> None:
+    """So many, one after the other, so that it is known what they take."""
+    gate.let(number)
+    for n in range(number):
+        await ask(batcher, n)
+        await gate.entered()
+
+
 # Cancellation
 
 
@@ -419,10 +427,7 @@ async def test_a_request_that_would_be_late_is_refused_while_the_instance_is_bus
     """It is known by then that a run takes 50 ms."""
     gate = Gate(after(0.05))
     async with batching(gate, max_batch_size=1) as batcher:
-        gate.let(3)
-        for n in range(3):
-            await ask(batcher, n)
-            await gate.entered()
+        await runs(gate, batcher, 3)
         held = await busy(gate, batcher)
         error = await refusal(ask(batcher, 1, deadline=time.monotonic() + 0.02))
         assert error.kind is ErrorKind.EXPIRED and error.retry_after_s is not None
@@ -435,10 +440,7 @@ async def test_a_request_that_would_be_late_is_refused_while_the_instance_is_bus
 async def test_a_request_that_has_waited_too_long_to_be_ready_in_time_is_not_run() -> None:
     gate = Gate(after(0.05))
     async with batching(gate, max_batch_size=1) as batcher:
-        gate.let(3)
-        for n in range(3):
-            await ask(batcher, n)
-            await gate.entered()
+        await runs(gate, batcher, 3)
         held = await busy(gate, batcher)
         # Admitted with time for a run that begins at once; but the one before it does not end.
         late, other = start(ask(batcher, 8, deadline=time.monotonic() + 0.6), ask(batcher, 9))
