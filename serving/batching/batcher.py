@@ -5,6 +5,9 @@ instance thread takes a batch, merges, runs and splits, and hands the finished b
 enough waits by then, it takes the next at once. The queue is shared, behind a lock that is held for microseconds. A
 batch is formed by the instance that will run it, so it stays open to new rows until then.
 
+One kind of run is made on the loop itself: that of a request which is alone, of a model that is known to need less time
+for it than waking a thread and being woken by it would take (`_brief`).
+
 Knows nothing of models, versions or protocols: it gets a function to run.
 """
 
@@ -33,6 +36,9 @@ from serving.core.types import DEFAULT_SIGNATURE, Tensors, Timing
 
 log = logging.getLogger(__name__)
 
+_BRIEF_S = 0.0003  # a run that takes this at most but for rare cases may hold up the loop; so does reading some JSON
+_NOT_BRIEF_S = 0.002  # a run that was to be brief and took this long was not; a machine that is busy looks the same
+_DISTRUST_S = 10.0  # how long the loop leaves all runs to threads after that
 _NICE = 10  # of threads in the background: beside others they get about a tenth of a processor
 
 Run = Callable[[Tensors, tuple[str, ...], str], Tensors]
@@ -105,6 +111,7 @@ class Batcher:
         self._loop = loop
         self._on_run = on_run
         self._dispatch_planned = False
+        self._distrust_until = 0.0
         self._delay: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._expiry_at = 0.0
@@ -228,10 +235,37 @@ class Batcher:
         if self._gather.wait(waiting, now):
             self._plan_dispatch()
             return
+        if waiting == 1 and self._brief(rows, now):
+            self._run_here()
+            return
         batches = max(lanes, -(-rows // self._queue.max_batch_rows))
         for _ in range(min(self._idle, batches)):
             self._idle -= 1
             self._wake.put(None)
+
+    def _brief(self, rows: int, now: float) -> bool:
+        """Whether the loop may run these itself: nothing else of this version runs, and it will not take long."""
+        settings = self.settings
+        if not settings.even or self._idle < settings.instances or self._turn is not None or self._background:
+            return False
+        if now < self._distrust_until:
+            return False
+        with self._lock:
+            return 0 < self._queue.cost.estimate(rows, sure=True) <= _BRIEF_S
+
+    def _run_here(self) -> None:
+        """On the loop. Two hand-offs between threads, there and back, would take longer than the run."""
+        with self._lock:
+            batch = self._begin(0)
+        if batch.late:
+            self._late(batch.late)
+        if batch.items:
+            done = self._execute(batch, 0)
+            if done.finished - done.started > _NOT_BRIEF_S:
+                self._distrust_until = done.finished + _DISTRUST_S
+            self._deliver(done)
+        elif len(self._queue):
+            self._plan_dispatch()
 
     def _plan_delayed(self, delay_s: float) -> None:
         if self._delay is not None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+from serving.core import dtypes
 from serving.core.padding import Padding
 from serving.core.spec import ModelSpec
 from serving.core.validate import Contract
@@ -23,6 +24,7 @@ class BatchSettings:
         default_level: of requests that name none, or one that does not exist.
         share: the weight of this version where a device is shared.
         padding: by input.
+        even: rows of one number always take about as long, whatever is in them, as far as signatures can tell.
     """
 
     max_batch_size: int = 64
@@ -37,6 +39,7 @@ class BatchSettings:
     default_level: int = 0
     share: float = 1.0
     padding: Mapping[str, Padding] = field(default_factory=dict)
+    even: bool = False
 
     @classmethod
     def of(cls, spec: ModelSpec, contracts: Iterable[Contract], instances: int) -> Self:
@@ -55,8 +58,14 @@ class BatchSettings:
             spec.default_priority_level or spec.priority_levels,
             spec.share,
             spec.padding,
+            even=all(_even(contract) for contract in contracts),
         )
 
     def level(self, priority: int) -> int:
         """The level of a request that asks for this priority."""
         return priority if 1 <= priority <= self.priority_levels else self.default_level
+
+
+def _even(contract: Contract) -> bool:
+    batched = contract.max_batch_size > 0
+    return batched and contract.fixed and all(spec.dtype is not dtypes.BYTES for spec in contract.inputs)
