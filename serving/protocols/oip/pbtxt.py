@@ -9,8 +9,8 @@ from functools import lru_cache
 
 from serving.core.spec import SpecError
 from serving.protocols.messages import oip as m
-from serving.protocols.oip import model_config
-from serving.protocols.oip.model_config import ConfigError
+from serving.protocols.oip import config_meaning
+from serving.protocols.oip.config_meaning import ConfigError
 from serving.protocols.text import TextError, parse
 from serving.repository.disk.reading import Read, Reader
 
@@ -31,7 +31,7 @@ def read(text: str, source: str, names: Set[str]) -> Read:
     config = parsed.message
     complete = config.max_batch_size or (config.input and config.output)
     try:
-        meant = model_config.meaning(config, names, config.max_batch_size if complete else None)
+        meant = config_meaning.meaning(config, names, config.max_batch_size if complete else None)
     except ConfigError as error:
         line = parsed.line(error.field)
         raise SpecError(f"{source}{'' if line is None else f':{line}'}: {error}") from None

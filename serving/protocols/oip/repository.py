@@ -9,7 +9,7 @@ from serving.core.errors import ErrorKind, ServingError, invalid
 from serving.engine import Control
 from serving.protocols import jsonio
 from serving.protocols.jsonio import describe
-from serving.protocols.oip import model_config
+from serving.protocols.oip import config_meaning
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ async def load(control: Control, model: str, parameters: Mapping[str, Any]) -> N
         await control.load(model)
         return
     try:
-        meaning = model_config.read(model, jsonio.parse(config.encode()))
+        meaning = config_meaning.read(model, jsonio.parse(config.encode()))
     except ServingError as error:
         raise _cannot(model, f"config: {error.message}") from None
     if meaning.ignored:
