@@ -130,6 +130,11 @@ class Batcher:
     def queued_rows(self) -> int:
         return self._queue.rows
 
+    @property
+    def busy(self) -> int:
+        """Instances that run something now."""
+        return sum(run is not None for run in self._running)
+
     def submit(
         self,
         inputs: Tensors,

@@ -19,6 +19,7 @@ class Closed(Enum):
 
     FREE = "free"  # an instance was free, and nothing else waited
     FULL = "full"  # it holds all the rows that it may
+    LARGE = "large"  # what else waits is of large requests, of which each run takes a part
     DELAY = "delay"  # the delay was over
     LANE = "lane"  # what else waited may not share its run
     SIZE = "size"  # a smaller size that is allowed costs less than padding

@@ -120,6 +120,12 @@ class Lane:
             rows += item.rows
         return items, rows
 
+    def only_large_left(self, items: Sequence[Item]) -> bool:
+        """Whether all that waits besides these, which come first, is large ones that had to wait their turn."""
+        if not 0 < self.large_rows <= self.backlog:
+            return False
+        return self.rows - self.large_rows == sum(item.rows for item in items if not item.large)
+
     def _in_order(self) -> Iterator[Item]:
         for (priority, large), level in self.levels.items():
             beside = (priority, not large) in self.levels

@@ -57,6 +57,7 @@ class BatchQueue:
         self.max_item_rows = max(max_item_rows, max_batch_rows)
         self.max_queue_rows = max_queue_rows
         self.rows = 0  # waiting, over all lanes
+        self._rows_of: dict[int, int] = {}  # the same, by priority
         self.cost = Cost()
         self.hurried = False  # nobody waits for company any more
         self._policy = policy(PolicySettings(self.max_batch_rows, max_delay_s, slo_s))
@@ -128,6 +129,7 @@ class BatchQueue:
             item.large = True
         lane.add(item)
         self.rows += item.rows
+        self._rows_of[item.priority] = self._rows_of.get(item.priority, 0) + item.rows
         self._size += 1
 
     def _number(self, item: Item) -> None:
@@ -162,11 +164,9 @@ class BatchQueue:
     def _ready_at(self, rows: int, priority: int, now: float, free_at: float) -> float:
         """When rows that came now would be ready. If an instance is free it is now: what such a run takes may be known
         wrongly, and is learned only by running."""
-        ahead = self.rows
-        if free_at <= now and not ahead:
+        if free_at <= now and not self.rows:
             return now
-        if len(self._lanes) and any(level > priority for lane in self._lanes.values() for level, _ in lane.levels):
-            ahead = sum(item.rows for lane in self._lanes.values() for item in lane if item.priority <= priority)
+        ahead = sum([rows for level, rows in self._rows_of.items() if level <= priority])
         # A doubt for each run ahead would add up to refusing what is in time, and keep the batches small for ever.
         full, rest = divmod(ahead + rows - 1, self.max_batch_rows)
         runs = full * self.cost.estimate(self.max_batch_rows) / self._instances
@@ -231,7 +231,10 @@ class BatchQueue:
         if rows >= self.max_batch_rows:
             batch.closed = Closed.FULL
         elif len(items) < waiting:
-            batch.closed = Closed.FULL if limit == self.max_batch_rows else Closed.SLO
+            if limit < self.max_batch_rows:
+                batch.closed = Closed.SLO
+            else:
+                batch.closed = Closed.LARGE if lane.only_large_left(items) else Closed.FULL
         elif len(self._lanes) > 1:
             batch.closed = Closed.LANE
         else:
@@ -304,6 +307,7 @@ class BatchQueue:
         for item in items:
             lane.leave(item, state)
             self.rows -= item.rows
+            self._rows_of[item.priority] -= item.rows
         self._size -= len(items)
         if not lane.size:
             del self._lanes[lane.key]

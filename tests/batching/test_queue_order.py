@@ -204,7 +204,8 @@ def test_large_one_alone_is_not_cut() -> None:
 
 def test_each_run_takes_a_part_of_a_large_one_and_the_small_ones() -> None:
     queue = queue_of(item(16), item(1), item(2), max_batch_rows=20, cut=parts)
-    assert rows_of(queue.take(0.0)) == [4, 1, 2]
+    batch = queue.take(0.0)
+    assert (rows_of(batch), batch.closed) == ([4, 1, 2], Closed.LARGE)
     queue.add(item(3), 1.0)
     assert rows_of(queue.take(1.0)) == [4, 3]
     assert rows_of(queue.take(1.0)) == [4, 4], "with no small ones there, it takes what room there is"
@@ -222,7 +223,11 @@ def test_large_ones_go_in_order_and_one_after_the_other() -> None:
 
 def test_many_large_ones_take_the_room_that_small_ones_leave() -> None:
     queue = queue_of(*(item(16) for _ in range(11)), item(1), max_batch_rows=20, max_queue_rows=1000, cut=parts)
-    assert rows_of(queue.take(0.0)) == [4, 1, 4, 4, 4]
+    batch = queue.take(0.0)
+    assert (rows_of(batch), batch.closed) == ([4, 1, 4, 4, 4], Closed.FULL)
+    queue = queue_of(item(16), *(item(3) for _ in range(6)), max_batch_rows=20, cut=parts)
+    batch = queue.take(0.0)
+    assert (rows_of(batch), batch.closed) == ([4, 3, 3, 3, 3, 3], Closed.FULL), "small ones are left, too"
 
 
 def test_more_urgent_ones_go_before_large_ones_of_another_priority() -> None:

@@ -70,6 +70,7 @@ def _because(reason: Closed, settings: Settings) -> str:
     return {
         Closed.FREE: "an instance was free and took all that waited",
         Closed.FULL: f"they were full (max_batch_size {settings.max_batch_size})",
+        Closed.LARGE: "what else waited was parts of large requests, of which each run takes one beside small ones",
         Closed.DELAY: f"the delay was over (max_queue_delay_ms {settings.max_queue_delay_ms:g})",
         Closed.LANE: "what else waited may not share a run with them",
         Closed.SIZE: "of the allowed sizes, a larger one would have cost more (allowed_batch_sizes)",
