@@ -217,8 +217,9 @@ class Reconciler:
             model.required |= bool(model.live)
         shown = {name: m for name, m in sorted(self.models.items()) if not (m.gone and not m.live)}
         index = tuple(entry for model in shown.values() for entry in model.in_index())
-        ready = all(model.live or model.asleep for model in shown.values() if model.required and model.found.versions)
         models = {name: model.in_catalog() for name, model in shown.items()}
+        needed = [name for name, model in shown.items() if model.required and model.found.versions]
+        ready = all(models[name].default is not None or models[name].asleep for name in needed)
         asleep = frozenset(name for name, model in shown.items() if model.asleep)
         self._publish(Catalog(MappingProxyType(models), index, ready, asleep))
 

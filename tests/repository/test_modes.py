@@ -191,6 +191,18 @@ async def test_a_model_that_is_loaded_again_by_hand_counts_when_it_is_ready(repo
 
 
 @on_loop
+async def test_a_model_whose_requests_all_go_to_a_version_that_is_not_there_is_not_ready(repo: Path) -> None:
+    (repo / "m" / "model.yaml").write_text("versions: all\ntraffic: {weights: {'4': 1}}\n")
+    corrupt_version(repo, 4)
+    async with serving(repo) as served:
+        assert served.states()["m/1"] == "READY" and not served.engine.catalog.ready
+        shutil.rmtree(repo / "m" / "4")
+        add_version(repo, 4)
+        await served.settle()
+        assert served.engine.catalog.ready
+
+
+@on_loop
 async def test_a_bad_newer_version_never_changes_readiness(repo: Path) -> None:
     async with serving(repo) as served:
         began = len(served.published)
