@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .SECONDARY:
 .PHONY: help run test test-all check bench bench-large bench-swap bench-memory bench-rollout
 .PHONY: bench-compare bench-efficiency bench-curve bench-referee bench-low-rate bench-overload bench-mixed
-.PHONY: simulate load protos clean
+.PHONY: bench-ray simulate load load-smoke load-step load-soak load-chaos hostile monitor test-ray deploy-rules protos clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [ARGS=\"more arguments for its command\"] [PYTHON=$(PYTHON)]"
@@ -81,6 +81,34 @@ load: .venv/.stamp-dev ## Load a running server (URL=http://host:port) with locu
 	$(VENV)/python -m locust --locustfile loadtests/locustfile.py --headless --only-summary \
 		--host "$(URL)" --users 16 --spawn-rate 16 --run-time 30s $(ARGS)
 
+load-smoke: .venv/.stamp-cpu .venv/.stamp-dev .venv/.stamp-bench ## Ask a server over every protocol and check the answers (20 s)
+	$(VENV)/python -m loadtests.locust smoke $(ARGS)
+
+load-step: .venv/.stamp-cpu .venv/.stamp-dev .venv/.stamp-bench ## More users step by step, with a report (3 minutes)
+	$(VENV)/python -m loadtests.locust step $(ARGS)
+
+load-soak: .venv/.stamp-cpu .venv/.stamp-dev .venv/.stamp-bench ## An hour of mixed traffic with a swap every minute
+	$(VENV)/python -m loadtests.soak $(ARGS)
+
+load-chaos: .venv/.stamp-cpu .venv/.stamp-dev .venv/.stamp-bench ## Kill and swap everything under load, and count every request (2 minutes)
+	$(VENV)/python -m loadtests.chaos $(ARGS)
+
+hostile: .venv/.stamp-cpu .venv/.stamp-dev .venv/.stamp-bench ## Attack a server in 27 ways, and look at an honest client beside (45 minutes)
+	$(VENV)/python -m loadtests.hostile $(ARGS)
+
+monitor: .venv/.stamp-cpu .venv/.stamp-dev .venv/.stamp-remote .venv/.stamp-bench ## Stage incidents under a real Prometheus (6 minutes; needs Debian's prometheus)
+	$(VENV)/python -m loadtests.monitor $(ARGS)
+
+test-ray: .venv-ray/.stamp-all ## Test the Ray application on clusters of several nodes (5 minutes)
+	.venv-ray/bin/python -m pytest tests/deploy/test_ray.py tests/deploy/test_ray_files.py tests/deploy/test_ray_parts.py $(ARGS)
+
+bench-ray: .venv-ray/.stamp-all ## Measure what Ray adds to a request
+	.venv-ray/bin/python -m deploy.ray.measure --json runs/ray-measure.json $(ARGS)
+
+deploy-rules: ## Write the alert rules as the Prometheus operator takes them
+	cd deploy/kubernetes/components/monitoring && \
+		(cat prometheusrule.head; sed '/./s/^/  /' ../../../prometheus/rules.yaml) > prometheusrule.yaml
+
 protos: .venv/.stamp-dev ## Compile protos/*.proto into the descriptor set that the server loads
 	$(VENV)/python -m grpc_tools.protoc --proto_path=protos --include_imports \
 		--descriptor_set_out=serving/protocols/descriptors/all.binpb protos/*.proto
@@ -98,6 +126,11 @@ clean: ## Remove the environments, caches and build output (not runs/ and model_
 .venv-%/.stamp: pyproject.toml constraints.txt .venv-%/pyvenv.cfg
 	@echo "Installing .[dev,$*] into .venv-$*"
 	@.venv-$*/bin/python -m pip install -qq --editable ".[dev,$*]" --constraint constraints.txt
+	@touch $@
+
+.venv-ray/.stamp-all: pyproject.toml constraints.txt .venv-ray/pyvenv.cfg
+	@echo "Installing .[clients,cpu,dev,ray,remote] into .venv-ray"
+	@.venv-ray/bin/python -m pip install -qq --editable ".[clients,cpu,dev,ray,remote]" --constraint constraints.txt
 	@touch $@
 
 %/pyvenv.cfg:

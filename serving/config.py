@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from serving.core.spec import ModelSpec, explain, read_yaml
 
@@ -21,7 +21,7 @@ class ConfigError(ValueError):
 
 class Settings(BaseModel):
     """Every setting of `serving start`. Each is a flag, a key of the file, and `SERVING_<NAME>` in the environment;
-    `model_defaults` is no flag."""
+    `model_defaults` and `api_key` are no flags."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,14 +43,75 @@ class Settings(BaseModel):
     )
     http_max_input_size: int = Field(64 * 1024 * 1024, ge=1, description="bytes that one HTTP body may have")
     http_max_connections: int = Field(10_000, ge=1, description="open HTTP connections; more are refused")
+    http_max_header_size: int = Field(32 * 1024, ge=1024, description="bytes that one HTTP header may have")
+    http_max_header_lines: int = Field(100, ge=1, description="lines that one HTTP header may have")
+    http_header_timeout_s: float = Field(10.0, gt=0, description="how long an HTTP header may take to arrive")
+    http_body_timeout_s: float = Field(60.0, gt=0, description="how long an HTTP body may take to arrive")
+    http_min_body_rate: int = Field(
+        1024, ge=0, description="bytes per second at which an HTTP body has to arrive, after five seconds; 0: any"
+    )
+    http_idle_timeout_s: float = Field(75.0, gt=0, description="how long an HTTP connection may be idle")
+    http_max_bodies_size: int = Field(
+        1024 * 1024 * 1024, ge=1, description="bytes of HTTP bodies that may be held at once, of all connections"
+    )
     grpc_max_message_size: int = Field(2**31 - 1, ge=1, le=2**31 - 1, description="bytes that one message may have")
+    grpc_max_decompressed_size: int = Field(
+        64 * 1024 * 1024, ge=1, description="bytes that a compressed message may have when it is decompressed"
+    )
+    grpc_max_connections: int = Field(4000, ge=1, le=2**31 - 1, description="open gRPC connections; more are closed")
+    grpc_max_streams: int = Field(1000, ge=1, le=2**31 - 1, description="calls at once on one gRPC connection")
+    grpc_max_open_calls: int = Field(20_000, ge=1, description="calls at once on all gRPC connections")
+    grpc_max_metadata_size: int = Field(
+        16 * 1024, ge=1024, le=2**31 - 1, description="bytes that the metadata of a call may have"
+    )
+    grpc_idle_timeout_s: float = Field(300.0, gt=0, description="how long a gRPC connection may be without a call")
+    grpc_max_connection_age_s: float | None = Field(
+        None, gt=0, description="when a gRPC connection is told to end; its calls may take as long again"
+    )
+    grpc_keepalive_s: float = Field(
+        60.0, ge=1, description="how often a silent gRPC client is asked whether it is still there"
+    )
+    max_concurrent_requests: int = Field(
+        10_000, ge=0, description="requests under way at once, over both protocols; more are refused; 0: any number"
+    )
+
+    tls_cert: Path | None = Field(
+        None, description="certificate for REST and gRPC (PEM, with those up to its root); read again when it changes"
+    )
+    tls_key: Path | None = Field(None, description="its private key (PEM, not encrypted)")
+    tls_client_ca: Path | None = Field(
+        None, description="roots that clients' certificates have to come from; without it clients need none"
+    )
+    api_keys: Path | None = Field(
+        None, description="file of the keys that clients need; `serving keys` writes it; read again when it changes"
+    )
+    api_key: SecretStr | None = Field(None, description="one key that is for everything, or sha256: and its hash")
+    manage_host: str | None = Field(
+        None, description="address of management and metrics, with --manage-port [default: as --host]"
+    )
+    manage_port: int | None = Field(
+        None, ge=0, le=65535, description="REST port that management and metrics have to themselves; 0: any free one"
+    )
+    manage_grpc_port: int | None = Field(
+        None, ge=0, le=65535, description="gRPC port that management has to itself; 0: any free one"
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (), description="origins of web pages that may read answers, such as https://example.org; *: any"
+    )
 
     allow_model_upload: bool = Field(False, description="let clients load model files that they send")
     reload_roots: tuple[Path, ...] = Field(
         (), description="directories that clients' lists of models may name besides those that are served"
     )
     allow_client_shm: bool = Field(False, description="let clients on this machine register shared memory")
+    allow_unsafe_ops: bool = Field(
+        False, description="load models that read or write files, run Python or use the network: docs/model-safety.md"
+    )
     trace_file: Path | None = Field(None, description="file for request traces; without it there are none")
+    capture_rate: float = Field(0.0, ge=0, le=1, description="share of requests that is kept on disk: docs/capture.md")
+    capture_dir: Path | None = Field(None, description="directory for requests that are kept")
+    capture_max_mb: int = Field(1000, ge=1, description="what they may take there; the oldest go")
+    capture_model: tuple[str, ...] = Field((), description="models whose requests are kept; without it: all")
 
     mode: Literal["watched", "explicit", "fixed"] = Field(
         "watched",
@@ -95,6 +156,25 @@ class Settings(BaseModel):
 
     log_format: Literal["human", "json"] = Field("human", description="form of log lines")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    access_log: Path | None = Field(
+        None, description="file for one line per request, in the form of log lines; '-': standard output"
+    )
+    metrics_names: tuple[Literal["serving", "triton", "tensorflow-serving"], ...] = Field(
+        ("serving",), description="whose names metrics have: serving, triton, tensorflow-serving; several with commas"
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="OpenTelemetry collector that traces are sent to over HTTP, such as http://localhost:4318",
+    )
+    trace_sample_rate: float = Field(
+        1.0, ge=0, le=1, description="share of requests that are traced, of those whose client has not decided it"
+    )
+
+    @field_validator("metrics_names", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else value
 
 
 def load(flags: Mapping[str, Any], env: Mapping[str, str], file: Path | None = None) -> Settings:
@@ -123,8 +203,9 @@ def load(flags: Mapping[str, Any], env: Mapping[str, str], file: Path | None = N
             variables["model_defaults"] = read_yaml(variables["model_defaults"])
         except ValueError as error:
             raise ConfigError(f"environment (SERVING_MODEL_DEFAULTS): {error}") from None
-    if "load_model" in variables:
-        variables["load_model"] = [name for name in variables["load_model"].split(",") if name]
+    for name in ("load_model", "cors_origins", "capture_model"):
+        if name in variables:
+            variables[name] = [part.strip() for part in variables[name].split(",") if part.strip()]
     values |= _checked(variables, "environment (SERVING_...)")
     values |= _checked({k: v for k, v in flags.items() if v is not None}, "command line")
     return Settings.model_validate(values)

@@ -98,6 +98,9 @@ class Times(NamedTuple):
 
 # Is told of every request that was answered, and over which protocol.
 Observer = Callable[[str, InferRequest, InferResponse, Times], None]
+# Is told of every request that could be read and was not answered: over which protocol, of which kind the error is, and
+# when the request arrived, by `time.perf_counter()`.
+FailureObserver = Callable[[str, InferRequest, ErrorKind, float], None]
 
 
 class Engine:
@@ -108,10 +111,20 @@ class Engine:
         self.catalog = Catalog()
         self.stopping = False
         self.started = False
-        self.observer: Observer | None = None
+        self.observers: tuple[Observer, ...] = ()
+        self.failures: FailureObserver | None = None
         self.waking: Waking | None = None  # None: there is nobody who could wake a model
         self._shadows = Shadows(metrics)
         metrics.ready = lambda: self.ready
+
+    def observe(self, observer: Observer) -> None:
+        """From now on this one is told too; nothing happens if it is already."""
+        if observer not in self.observers:
+            self.observers += (observer,)
+
+    def unobserve(self, observer: Observer) -> None:
+        """This one is told no more."""
+        self.observers = tuple(each for each in self.observers if each != observer)
 
     def publish(self, catalog: Catalog) -> None:
         """Replaces the catalog; requests that are under way keep the version that they have."""

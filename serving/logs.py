@@ -1,10 +1,14 @@
-"""What log lines look like, for people or one JSON object each, and which are shown. That may change at any time."""
+"""What log lines look like, for people or one JSON object each, and which are shown. That may change at any time.
+
+A line that a request has caused says the request's id and that of its trace, as far as it has them.
+"""
 
 import json
 import logging
 import time
 
 from serving.protocols.oip.settings import LogSettings
+from serving.protocols.record import under_way
 
 
 class HumanFormatter(logging.Formatter):
@@ -21,9 +25,9 @@ class HumanFormatter(logging.Formatter):
         return _iso8601(record) if self.iso8601 else super().formatTime(record, datefmt)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        if not record.message.isprintable():
-            record.message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.message)
-        return super().formatMessage(record)
+        record.message = printable(record.message)
+        about = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in _about(record).items())
+        return super().formatMessage(record) + (f" [{about}]" if about else "")
 
 
 class JsonFormatter(logging.Formatter):
@@ -33,10 +37,24 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **_about(record),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+def printable(text: str) -> str:
+    """The same in one line, with all that cannot be printed written out."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _about(line: logging.LogRecord) -> dict[str, str]:
+    """Of the request that a line is about."""
+    record = under_way()
+    request_id = getattr(line, "request_id", "") or (record.request_id if record else "")
+    about = {"request_id": request_id} if request_id else {}
+    return about if record is None or record.trace is None else {**about, "trace_id": record.trace.trace_id}
 
 
 def _iso8601(record: logging.LogRecord) -> str:

@@ -5,23 +5,21 @@ import gc
 import logging
 import os
 import resource
-import shutil
 import signal
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving import __version__, logs
-from serving.backends import optimized
-from serving.backends.registry import KNOWN_ARTIFACTS
+from serving import __version__, logs, startup
+from serving.capture.recorder import CaptureError, capturing
 from serving.config import Settings
-from serving.core.errors import ServingError
-from serving.core.metrics import Metrics, exporter
+from serving.core.errors import ErrorKind, ServingError
+from serving.core.metrics import Metrics
 from serving.core.spec import ModelSpec
-from serving.engine import Engine, Wanted
+from serving.engine import Control, Engine, Wanted
+from serving.observe.observation import Observation, ObservationError, metrics_path, metrics_text
 from serving.protocols import examples
 from serving.protocols.grpc import Service
 from serving.protocols.health import Health
@@ -31,35 +29,31 @@ from serving.protocols.oip.grpc import OipGrpc
 from serving.protocols.oip.metadata import ServerIdentity
 from serving.protocols.oip.pbtxt import READERS
 from serving.protocols.oip.rest import OipRest
-from serving.protocols.oip.settings import Logs
+from serving.protocols.oip.settings import Logs, LogSettings
 from serving.protocols.oip.shared_memory import SharedMemory
 from serving.protocols.oip.trace import Tracer
+from serving.protocols.record import Watch
 from serving.protocols.reflection import reflections
 from serving.protocols.tfs.grpc import ModelService, PredictionService
 from serving.protocols.tfs.rest import TfsRest
 from serving.repository.catalog import Catalog
 from serving.repository.control import listing
 from serving.repository.control.state import StateError, Store
-from serving.repository.disk.layout import LayoutError, scan
 from serving.repository.disk.reading import Reading
 from serving.repository.loads.memory import MB, Memory
-from serving.repository.loads.remembered import Remembered
-from serving.repository.loads.trial import Trials
 from serving.repository.manager import Manager, Source
-from serving.repository.remote import Mirror, MirrorError, is_url
+from serving.repository.remote import MirrorError, is_url
 from serving.repository.remote.store import redacted
 from serving.repository.routing.waking import Waking
 from serving.repository.version import State
+from serving.startup import StartError
+from serving.transport.access.doors import Doors
+from serving.transport.admission import Admission
 from serving.transport.app import HttpApp
-from serving.transport.connection import HttpLimits
-from serving.transport.grpc import GrpcLimits, GrpcListener
+from serving.transport.grpc import GrpcListener
 from serving.transport.http import HttpListener
 
 log = logging.getLogger(__name__)
-
-
-class StartError(Exception):
-    """The server cannot start; the message is one line that says why."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +64,31 @@ class Running:
     http_port: int
     grpc_port: int
     catalog: Catalog
+    scheme: str = "http"
+    management: "Address | None" = None  # where management and metrics are, if they have an address of their own
+
+
+@dataclass(frozen=True)
+class Address:
+    """A port of 0: it does not listen there."""
+
+    host: str
+    http_port: int
+    grpc_port: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Every protocol on one engine, for whoever listens: an ASGI application, and gRPC services.
+
+    `doors` say who may ask them.
+    """
+
+    engine: Engine
+    doors: Doors
+    metrics_text: Callable[[], bytes]
+    app: HttpApp
+    services: Sequence[Service]
 
 
 class Server:
@@ -96,20 +115,23 @@ class Server:
         self._settings = settings
         self._changes = changes
         self._metrics = Metrics()
+        self._doors = startup.doors(settings, self._metrics.refused)
+        self._metrics.certificate_expiry = lambda: self._doors.certificate_expiry
         self._engine = Engine(self._metrics)
-        self._mirrors = mirrors = _mirrors(settings, models, self._metrics)
+        self._mirrors = mirrors = startup.mirrors(settings, models, self._metrics)
         listed, wanted = self._operators(models)
         self._empty_list = changes is not None and not models and not settings.paths  # clients may give another one
-        self._sources = [] if self._empty_list else _sources(settings, mirrors, wanted)
+        self._sources = [] if self._empty_list else startup.sources(settings, mirrors, wanted)
         sources = [*self._sources, *listed]
         limit_mb = settings.memory_limit_mb
         memory = Memory(None if limit_mb is None else limit_mb * MB, settings.memory_pressure)
+        self._metrics.memory_free_bytes = memory.free_bytes
         try:
             self._store = Store(settings.state_dir)
         except StateError as error:
             raise StartError(str(error)) from None
         try:
-            _find_room_for_temporary_files(settings.state_dir)
+            startup.find_room_for_temporary_files(settings.state_dir)
             self._manager = Manager(
                 sources,
                 self._engine.publish,
@@ -126,7 +148,7 @@ class Server:
                 max_concurrent_runs=settings.max_concurrent_runs,
                 reading=Reading(READERS, settings.model_defaults, wanted),
                 roots=[path.absolute() for path in settings.reload_roots],
-                trials=_trials(settings, memory),
+                trials=startup.trials(settings, memory),
                 mirrors=tuple(mirrors.values()),
             )
         except (StateError, StartError) as error:
@@ -143,66 +165,134 @@ class Server:
         Raises:
             StartError: a port is taken, or nothing could be loaded.
         """
+        observation = None
         try:
-            return await self._run(on_ready)
+            observation = Observation(self._settings, self._engine)
+            with capturing(self._engine, startup.capture(self._settings)):
+                return await self._run(on_ready, observation.watch)
+        except (ObservationError, CaptureError) as error:
+            raise StartError(str(error)) from None
         finally:
+            if observation is not None:
+                observation.close()
             await asyncio.to_thread(self._store.close)
 
-    async def _run(self, on_ready: Callable[[Running], None]) -> int:
+    @property
+    def control(self) -> Control:
+        return self._manager
+
+    @asynccontextmanager
+    async def embedded(self, control: Control) -> AsyncIterator[Parts]:
+        """Serves without listeners and signals, for a process that has its own, until the context is left. Requests
+        must have been answered by then.
+
+        Args:
+            control: what clients may change: this server's own, or one in front of it.
+
+        Raises:
+            StartError: nothing could be loaded.
+        """
+        offload = Offload()
+        tracer = Tracer(self._engine, self._settings.trace_file)
+        try:
+            parts = self._parts(offload, tracer, control, _refuse_log_settings)
+            await self._load()
+            self._engine.started = True
+            following = [asyncio.create_task(self._follow()), asyncio.create_task(self._doors.follow())]
+            try:
+                yield parts
+            finally:
+                for task in following:
+                    task.cancel()
+                self._engine.stopping = True
+        finally:
+            await self._close_models(limit_s=5.0)
+            offload.close()
+            tracer.close()
+            await asyncio.to_thread(self._store.close)
+
+    async def _run(self, on_ready: Callable[[Running], None], watch: Watch) -> int:
         settings, engine = self._settings, self._engine
         _raise_file_limit()
         self._catch_signals()
         offload = Offload()
         tracer = Tracer(engine, settings.trace_file)
-        http, grpc = self._listeners(offload, tracer)
+        sides = self._listeners(offload, tracer, watch)
+        guarding = asyncio.create_task(self._doors.follow())
         # Ports first: a probe may ask while models load, and a port that is taken is known before a long load.
         try:
-            http_port = grpc_port = 0
-            if settings.http:
-                problem = f"HTTP: cannot listen on {settings.host}:{settings.http_port}"
-                http_port = await _listen(problem, http.listen(settings.host, settings.http_port))
-            if settings.grpc or settings.grpc_socket:
-                port = settings.grpc_port if settings.grpc else None
-                where = f"{settings.host}:{port}" if settings.grpc else f"'{settings.grpc_socket}'"
-                listening = grpc.listen(settings.host, port, settings.grpc_socket)
-                grpc_port = await _listen(f"gRPC: cannot listen on {where}", listening)
+            ports = [await side.open() for side in sides]
+            for host in dict.fromkeys(side.host for side in sides):
+                if exposed := self._doors.exposed(host):
+                    log.warning("%s", exposed)
             await self._load()
         except StartError:
-            await self._end(http, grpc, limit_s=0.0)
+            guarding.cancel()
+            await self._end(sides, limit_s=0.0)
             offload.close()
             raise
         if not self._stop.is_set():
             _freeze_heap()
             engine.started = True
-            on_ready(Running(settings.host, http_port, grpc_port, engine.catalog))
+            http_port, grpc_port = ports[0]
+            scheme = "http" if self._doors.tls is None else "https"
+            management = Address(sides[1].host, *ports[1]) if len(sides) > 1 else None
+            on_ready(Running(settings.host, http_port, grpc_port, engine.catalog, scheme, management))
         following = asyncio.create_task(self._follow())
         await self._stop.wait()
         following.cancel()
+        guarding.cancel()
         engine.stopping = True
         log.info("stopping: no longer ready")
         await self._wait_or_hurry(settings.stop_grace_s)
         self._manager.hurry()
-        clean = await self._end(http, grpc, 0.0 if self._hurry.is_set() else settings.drain_limit_s)
+        clean = await self._end(sides, 0.0 if self._hurry.is_set() else settings.drain_limit_s)
         offload.close()
         tracer.close()
         log.info("stopped")
         return 0 if clean else 1
 
-    def _listeners(self, offload: Offload, tracer: Tracer) -> tuple[HttpListener, GrpcListener]:
-        """Every protocol on the same engine."""
-        settings, engine, control = self._settings, self._engine, self._manager
+    def _listeners(self, offload: Offload, tracer: Tracer, watch: Watch) -> list["Side"]:
+        """Those for requests, and those that management has to itself if it has."""
+        settings, parts = self._settings, self._parts(offload, tracer, self._manager, logs.apply)
+        admission = Admission(settings.max_concurrent_requests or None, self._metrics.refused)
+
+        if self._doors.has_keys:
+            watch.key_of = self._doors.name_of
+
+        def side(management: bool, host: str, *where: Any) -> Side:
+            door = self._doors.http(parts.app, management=management, metrics_path=metrics_path(settings))
+            http = HttpListener(limits=startup.http_limits(settings), admission=admission, watch=watch, **door)
+            door = self._doors.grpc(management=management)
+            grpc = GrpcListener(parts.services, startup.grpc_limits(settings), admission, watch, **door)
+            return Side(http, grpc, host, *where)
+
+        http_port, grpc_port = settings.http_port if settings.http else None, settings.grpc_port
+        sides = [side(False, settings.host, http_port, grpc_port if settings.grpc else None, settings.grpc_socket)]
+        if startup.separate(settings):
+            host = settings.manage_host or settings.host
+            sides.append(side(True, host, settings.manage_port, settings.manage_grpc_port))
+        self._metrics.connections["http"] = lambda: sum(side.http.connections for side in sides)
+        return sides
+
+    def _parts(
+        self, offload: Offload, tracer: Tracer, control: Control, apply_logs: Callable[[LogSettings], None]
+    ) -> Parts:
+        settings, engine = self._settings, self._engine
         identity = ServerIdentity(settings.server_name, __version__)
         memory = SharedMemory(settings.allow_client_shm)
-        log_lines = Logs(logs.settings(settings.log_level), logs.apply)
+        log_lines = Logs(logs.settings(settings.log_level), apply_logs)
         shared: Any = {"memory": memory, "tracer": tracer, "logs": log_lines}  # the same over REST and gRPC
         max_body_bytes = settings.http_max_input_size
+        text = metrics_text(settings, engine)
         app = HttpApp(
             OipRest(engine, control, identity, offload=offload, max_body_bytes=max_body_bytes, **shared),
             TfsRest(engine, offload, max_body_bytes, settings.tfs_rest_timeout_s),
             Manage(control),
-            exporter(self._metrics),
+            text,
             lambda: examples.infer_examples(engine.catalog),
-            settings.metrics_path,
+            metrics_path(settings),
+            settings.cors_origins,
         )
         models: list[Service] = [
             OipGrpc(engine, control, identity, **shared),
@@ -211,10 +301,7 @@ class Server:
         ]
         health = Health(engine, [service.service for service in models])
         services = [*models, health, *reflections([service.service for service in (*models, health)])]
-        return (
-            HttpListener(app, HttpLimits(max_body_bytes=max_body_bytes, max_connections=settings.http_max_connections)),
-            GrpcListener(services, GrpcLimits(max_message_bytes=settings.grpc_max_message_size)),
-        )
+        return Parts(engine, self._doors, text, app, services)
 
     async def _load(self) -> None:
         """Loads what there is, unless a signal comes first."""
@@ -264,8 +351,8 @@ class Server:
             for model, source in zip(models, sources, strict=True)
         ], wanted
 
-    async def _end(self, http: HttpListener, grpc: GrpcListener, limit_s: float) -> bool:
-        draining = asyncio.gather(http.stop(limit_s), grpc.stop(limit_s))
+    async def _end(self, sides: Sequence["Side"], limit_s: float) -> bool:
+        draining = asyncio.gather(*(listener.stop(limit_s) for side in sides for listener in (side.http, side.grpc)))
         hurried = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait((draining, hurried), return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
@@ -275,8 +362,12 @@ class Server:
         else:
             draining.cancel()
             await asyncio.gather(draining, return_exceptions=True)
+        await self._close_models(limit_s=5.0 if clean else 0.5)
+        return clean
+
+    async def _close_models(self, limit_s: float) -> None:
         try:
-            async with asyncio.timeout(5.0 if clean else 0.5):
+            async with asyncio.timeout(limit_s):
                 await self._manager.close()
         except TimeoutError:  # a model that hangs must not keep the process
             log.warning("a model did not finish; leaving it")
@@ -284,7 +375,6 @@ class Server:
         if self._manager.loading:
             log.warning("a model was still loading; leaving it")
             self.abandoned = True
-        return clean
 
     async def _wait_or_hurry(self, seconds: float) -> None:
         if seconds:
@@ -305,100 +395,28 @@ class Server:
         self._stop.set()
 
 
-def _mirrors(settings: Settings, models: Sequence[Wanted], metrics: Metrics) -> dict[str, Mirror]:
-    """What brings those paths here that are URLs; each is looked at when the server starts.
+@dataclass(frozen=True)
+class Side:
+    """The listeners of one address. A port that is None: it does not listen there."""
 
-    Raises:
-        StartError: there is no place for what they have; or one URL is listed twice.
-    """
-    names = {path: settings.model_name for path in settings.paths if is_url(path)}
-    for model in models:
-        if is_url(model.path):
-            if model.path in names:
-                raise StartError(f"'{redacted(model.path)}' is served twice")
-            names[model.path] = model.name
-    return {
-        url: Mirror(url, _cache_dir(settings), metrics, name=name, poll_s=settings.remote_poll_s)
-        for url, name in names.items()
-    }
+    http: HttpListener
+    grpc: GrpcListener
+    host: str
+    http_port: int | None
+    grpc_port: int | None
+    grpc_socket: Path | None = None
 
-
-def _trials(settings: Settings, memory: Memory) -> Trials | None:
-    """Also says where optimized graphs are kept, in trials and here."""
-    remembered = None
-    with suppress(StartError):  # there is no place: each start measures anew
-        cache_dir = _cache_dir(settings)
-        remembered, optimized.directory = Remembered(cache_dir / "execution"), cache_dir / "graphs"
-    if not settings.trial_load:
-        return None
-    return Trials(settings.trial_limit_s, memory.free_bytes, remembered=remembered)
-
-
-def _cache_dir(settings: Settings) -> Path:
-    if settings.cache_dir is not None:
-        return settings.cache_dir.absolute()
-    if settings.state_dir is not None:
-        return settings.state_dir.absolute() / "cache"
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "serving"
-    except RuntimeError:  # a user without a home
-        raise StartError("no place for models of remote repositories: name one with --cache-dir") from None
-
-
-def _sources(settings: Settings, mirrors: Mapping[str, Mirror], listed: Collection[str]) -> list[Source]:
-    """The paths to serve, looked at once so that a mistake ends the start at once.
-
-    Args:
-        listed: models that come from elsewhere.
-
-    Raises:
-        StartError: a path that is not there, or holds no model.
-    """
-    if not settings.paths and not listed:
-        raise StartError("nothing to serve: name a repository, a model directory or a model file")
-    if settings.model_name is not None and len(settings.paths) > 1:
-        raise StartError("--model-name names one model, but several paths are given")
-    if settings.load_model and settings.mode != "explicit":
-        raise StartError(f"--load-model is for explicit mode, and this is {settings.mode} mode; add --mode explicit")
-    owners: dict[str, object] = dict.fromkeys(listed, "the list of models")
-    for path in (Path(path) for path in settings.paths if path not in mirrors):
-        try:
-            found = scan(path, settings.model_name)
-        except LayoutError as error:
-            raise StartError(str(error)) from None
-        if settings.mode != "explicit" and not any(model.versions for model in found.values()):
-            looked_for = f"<name>/<version>/ with {KNOWN_ARTIFACTS}"
-            raise StartError(f"nothing to serve: '{path}' holds no model (looked for {looked_for})")
-        for name in found:
-            if name in owners:
-                raise StartError(f"model '{name}' is in both '{owners[name]}' and '{path}'")
-            owners[name] = path
-    return [
-        mirrors[path].source if path in mirrors else Source(Path(path).absolute(), settings.model_name)
-        for path in dict.fromkeys(settings.paths)
-    ]
-
-
-def _find_room_for_temporary_files(state_dir: Path | None) -> None:
-    """Where the system has no place that can be written, they are below the state directory, for child processes too.
-    What an earlier server has left there goes.
-
-    Raises:
-        StartError: there is no place at all.
-    """
-    try:
-        tempfile.gettempdir()
-        return
-    except FileNotFoundError:
-        if state_dir is None:
-            raise StartError("no directory for temporary files can be written; name one with --state-dir") from None
-    directory = state_dir.absolute() / "tmp"
-    try:
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(exist_ok=True)
-    except OSError as error:
-        raise StartError(f"'{directory}' cannot be made: {error.strerror}") from None
-    tempfile.tempdir = os.environ["TMPDIR"] = str(directory)
+    async def open(self) -> tuple[int, int]:
+        """The ports; 0: none. Raises: StartError."""
+        http_port = grpc_port = 0
+        if self.http_port is not None:
+            problem = f"HTTP: cannot listen on {self.host}:{self.http_port}"
+            http_port = await _listen(problem, self.http.listen(self.host, self.http_port))
+        if self.grpc_port is not None or self.grpc_socket is not None:
+            where = f"'{self.grpc_socket}'" if self.grpc_port is None else f"{self.host}:{self.grpc_port}"
+            listening = self.grpc.listen(self.host, self.grpc_port, self.grpc_socket)
+            grpc_port = await _listen(f"gRPC: cannot listen on {where}", listening)
+        return http_port, grpc_port
 
 
 async def _listen(problem: str, listening: Awaitable[int]) -> int:
@@ -409,6 +427,10 @@ async def _listen(problem: str, listening: Awaitable[int]) -> int:
         reason = os.strerror(number) if number > 0 else error.strerror or str(error)
         hint = "choose another port, or stop what has it"
         raise StartError(f"{problem}: {reason}; {hint}") from None
+
+
+def _refuse_log_settings(_: LogSettings) -> None:
+    raise ServingError(ErrorKind.FORBIDDEN, "log settings belong to the process that this server is part of")
 
 
 def _freeze_heap() -> None:

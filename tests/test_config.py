@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from serving.config import ConfigError, Settings, load
 from serving.core.spec import ModelSpec
@@ -20,6 +21,22 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "http_max_input_size": ("1024", 1024),
     "http_max_connections": ("5", 5),
     "grpc_max_message_size": ("1024", 1024),
+    "http_max_header_size": ("4096", 4096),
+    "http_max_header_lines": ("4096", 4096),
+    "http_header_timeout_s": ("2.5", 2.5),
+    "http_body_timeout_s": ("2.5", 2.5),
+    "http_min_body_rate": ("4096", 4096),
+    "http_idle_timeout_s": ("2.5", 2.5),
+    "http_max_bodies_size": ("4096", 4096),
+    "grpc_max_decompressed_size": ("4096", 4096),
+    "grpc_max_connections": ("4096", 4096),
+    "grpc_max_streams": ("4096", 4096),
+    "grpc_max_open_calls": ("4096", 4096),
+    "grpc_max_metadata_size": ("4096", 4096),
+    "grpc_idle_timeout_s": ("2.5", 2.5),
+    "grpc_max_connection_age_s": ("2.5", 2.5),
+    "grpc_keepalive_s": ("2.5", 2.5),
+    "max_concurrent_requests": ("4096", 4096),
     "http": ("false", False),
     "grpc": ("false", False),
     "grpc_socket": ("serving.sock", Path("serving.sock")),
@@ -27,9 +44,23 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "tfs_rest_timeout_s": ("2.5", 2.5),
     "reload_roots": ("/models:/srv/more", (Path("/models"), Path("/srv/more"))),
     "model_defaults": ("{max_batch_size: 8, tags: [serve, gpu]}", ModelSpec(max_batch_size=8, tags=("serve", "gpu"))),
+    "tls_cert": ("server.pem", Path("server.pem")),
+    "tls_key": ("server.key", Path("server.key")),
+    "tls_client_ca": ("clients.pem", Path("clients.pem")),
+    "api_keys": ("keys.yaml", Path("keys.yaml")),
+    "api_key": ("srv_0123456789abcdef", SecretStr("srv_0123456789abcdef")),
+    "manage_host": ("10.0.0.1", "10.0.0.1"),
+    "manage_port": ("8100", 8100),
+    "manage_grpc_port": ("8101", 8101),
+    "cors_origins": ("https://a.example,https://b.example", ("https://a.example", "https://b.example")),
     "allow_model_upload": ("true", True),
     "allow_client_shm": ("true", True),
+    "allow_unsafe_ops": ("true", True),
     "trace_file": ("traces.json", Path("traces.json")),
+    "capture_rate": ("0.01", 0.01),
+    "capture_dir": ("kept", Path("kept")),
+    "capture_max_mb": ("50", 50),
+    "capture_model": ("digits,shapes", ("digits", "shapes")),
     "mode": ("explicit", "explicit"),
     "load_model": ("digits,shapes", ("digits", "shapes")),
     "state_dir": ("state", Path("state")),
@@ -48,6 +79,10 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "drain_limit_s": ("5", 5.0),
     "log_format": ("json", "json"),
     "log_level": ("debug", "debug"),
+    "access_log": ("access.log", Path("access.log")),
+    "metrics_names": ("triton,serving", ("triton", "serving")),
+    "otlp_endpoint": ("http://collector:4318", "http://collector:4318"),
+    "trace_sample_rate": ("0.25", 0.25),
 }
 
 
@@ -87,6 +122,8 @@ def test_every_setting_can_be_given_as_flag_or_in_the_file(name: str, tmp_path: 
     text, meaning = SAMPLES[name]
     assert getattr(load({name: meaning}, {}), name) == meaning
     lists = {"paths": "[models, /srv/more]", "load_model": "[digits, shapes]", "reload_roots": "[/models, /srv/more]"}
+    lists["cors_origins"] = "[https://a.example, https://b.example]"
+    lists["capture_model"] = lists["load_model"]
     in_yaml = lists.get(name, text)
     assert getattr(load({}, {}, written(tmp_path, f"{name}: {in_yaml}")), name) == meaning
 

@@ -4,12 +4,14 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from serving.logs import apply, configure, settings
+from serving.protocols.record import Record, begun, current
 
 
 @pytest.fixture(autouse=True)
@@ -154,3 +156,43 @@ def test_levels_are_switched_one_by_one_and_back(
     assert shown(capsys) == expected
     apply(settings("info"))
     assert shown(capsys) == ["info", "warning", "error", "critical"]
+
+
+# Lines that requests cause
+
+
+def during(request_id: str, traced: bool) -> Record:
+    """A request is under way from now on."""
+    record = Record("http", "POST", "/", "", 1.0, request_id, True, begun() if traced else None)
+    current.set(record)
+    return record
+
+
+def logged(form: str, **extra: str) -> None:
+    configure(form, "info")
+    logging.getLogger("serving").info("odd", extra=extra)
+
+
+def test_a_line_says_which_request_caused_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        record = during("a-1", traced=True)
+        logged("json")
+        logged("human")
+        record.ended = 2.0  # what goes on is no part of it
+        logged("json")
+        trace = record.trace
+        assert trace is not None
+        entry, human, after = lines(capsys)
+        assert (json.loads(entry)["request_id"], json.loads(entry)["trace_id"]) == ("a-1", trace.trace_id)
+        assert human.endswith(f"odd [request id: a-1, trace id: {trace.trace_id}]")
+        assert json.loads(after).keys() == {"time", "level", "logger", "message"}
+
+    copy_context().run(main)
+
+
+def test_an_id_may_be_known_to_the_line_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    logged("human", request_id="own-1")
+    logged("json", request_id="own-1")
+    human, entry = lines(capsys)
+    assert human.endswith("odd [request id: own-1]")
+    assert json.loads(entry)["request_id"] == "own-1" and "trace_id" not in json.loads(entry)

@@ -16,6 +16,7 @@ import pytest
 from serving import shadow
 from serving.backends.base import Session
 from serving.core.metrics import ShadowMetrics
+from serving.core.scrape import families
 from serving.core.traffic import Limits, Shadow, Traffic
 from serving.core.types import DEFAULT_SIGNATURE, InferRequest, Tensors
 from serving.repository.control.events import Kind
@@ -141,7 +142,7 @@ async def test_copies_do_not_show_in_the_numbers_of_their_version(repo: Path) ->
         gate.open()
         await until(lambda: seen(served).different)
         assert version.statistics.success.count == version.statistics.runs == 0
-        batches = [m for m in served.metrics.collect() if m.name == "serving_batch_rows"]
+        batches = [m for m in families(served.metrics) if m.name == "serving_batch_rows"]
         counted = {s.labels["version"]: s.value for s in batches[0].samples if s.name.endswith("_count")}
         assert counted == {"1": 1, "2": 0}
 

@@ -1,13 +1,14 @@
 """Which backend reads which artifact; imports a backend when it is first needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import cast
 
-from serving.backends import shapes
+from serving.backends import safety, shapes
 from serving.backends.base import Backend, Session
+from serving.backends.recorded import Recorded
 from serving.core.errors import LoadError
 from serving.core.spec import ModelSpec
 
@@ -83,23 +84,39 @@ def module_for(version_dir: Path, spec: ModelSpec) -> tuple[str, Path]:
     return f"serving.backends.{module}", artifact
 
 
-def load(version_dir: Path, spec: ModelSpec, scratch: Path | None = None) -> Session:
+def load(version_dir: Path, spec: ModelSpec, scratch: Path | None = None, *, checked: bool = False) -> Session:
     """Loads the artifact of a version directory, or a single `.onnx` file.
 
     Args:
+        checked: these files have been found to be mere data (see `safety`), in a trial for instance.
         scratch: a directory that outlives the loads of one version; what one of them left there, such as the result of
             a long conversion, serves the next. None: nothing is kept.
 
     Raises:
-        LoadError: no artifact, no such backend, the backend cannot serve it, or it is not what `spec` declares.
+        LoadError: no artifact, no such backend, it is no mere data, the backend cannot serve it, or it is not what
+            `spec` declares.
     """
     module, artifact = module_for(version_dir, spec)
+    if not checked:
+        safety.check(module, artifact)
     session = cast(Backend, import_module(module)).load(artifact, spec, scratch)
     try:
         return shapes.declared(session, spec)
     except LoadError:
         session.close()
         raise
+
+
+def recorded(version_dir: Path, spec: ModelSpec) -> Iterator[Recorded]:
+    """Requests that the artifact brings along for its warm-up. Only where its own runtime runs it.
+
+    Raises:
+        LoadError: they cannot be read.
+    """
+    module, artifact = module_for(version_dir, spec)
+    read = getattr(import_module(module), "recorded", None)
+    if read is not None:
+        yield from read(artifact)
 
 
 def has_gpu_runtime() -> bool:

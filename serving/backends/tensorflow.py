@@ -11,13 +11,14 @@ model, and its first lines on standard error are written before it can be told t
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from serving.backends.recorded import Recorded, requests
 from serving.core import dtypes
 from serving.core.errors import LoadError, invalid
 from serving.core.spec import ModelSpec
@@ -28,7 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only; read once, at
 os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
 try:
     import tensorflow as tf
-    from tensorflow.core.framework import types_pb2
+    from tensorflow.core.framework import tensor_pb2, types_pb2
     from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 except ImportError as error:
     raise LoadError("TensorFlow is not installed: pip install 'serving[tensorflow]'") from error
@@ -62,6 +63,20 @@ def load(artifact: Path, spec: ModelSpec, scratch: Path | None = None) -> "Tenso
         if isinstance(error, LoadError):
             raise
         raise LoadError(_why_not(artifact, spec, error)) from error
+
+
+def recorded(artifact: Path) -> Iterator[Recorded]:
+    """Requests that the SavedModel brings along for its warm-up. Raises: LoadError: they cannot be read."""
+    return requests(artifact, _array)
+
+
+def _array(data: bytes) -> np.ndarray:
+    """Raises: ValueError: it is no TensorProto."""
+    try:
+        array: np.ndarray = tf.make_ndarray(tensor_pb2.TensorProto.FromString(data))
+    except Exception as error:  # of many kinds
+        raise ValueError(f"no tensor: {error}") from None
+    return array
 
 
 def _config(artifact: Path, threads: int) -> "config_pb2.ConfigProto":

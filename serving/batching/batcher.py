@@ -131,6 +131,11 @@ class Batcher:
         return self._queue.rows
 
     @property
+    def queued_requests(self) -> int:
+        """Requests that wait, or parts of large ones."""
+        return len(self._queue)
+
+    @property
     def busy(self) -> int:
         """Instances that run something now."""
         return sum(run is not None for run in self._running)
@@ -195,6 +200,7 @@ class Batcher:
             if timer is not None:
                 timer.cancel()
         await asyncio.to_thread(self._join)
+        self._queue.forget()  # `cancel`: only a full collection would find a cycle, which may be hours away
 
     def _join(self) -> None:
         for thread in self._threads:

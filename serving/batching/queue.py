@@ -202,7 +202,8 @@ class BatchQueue:
             self._choose(lane, limit, batch)
         for item in batch.late:
             self.cancel(item)
-        self._leave(lane, batch.items, ItemState.TAKEN)
+        if batch.items:
+            self._leave(lane, batch.items, ItemState.TAKEN)
         return batch
 
     def _cut_up(self, lane: Lane, item: Item) -> None:
@@ -241,8 +242,8 @@ class BatchQueue:
             batch.closed = Closed.DELAY if self._policy.start(lane) > lane.oldest else Closed.FREE
 
     def _choose_in_time(self, lane: Lane, limit: int, now: float, batch: Batch) -> None:
-        """The same, without those that would not be ready by their deadlines. One is run in any case: what runs take is
-        learned only by running, and may be less by now."""
+        """The same, without those that would not be ready by their deadlines. If that is all of them, one is run whose
+        time is not up yet: what runs take is learned only by running, and may be less by now."""
         while len(batch.late) < lane.size:
             self._choose(lane, limit, batch)
             ready = now + self.cost.estimate(batch.size)
@@ -255,6 +256,9 @@ class BatchQueue:
                 return
             batch.late.extend(missed)
         last = max(batch.late, key=lambda item: item.deadline or 0.0)
+        if last.deadline is not None and last.deadline <= now:
+            batch.items, batch.size = [], 0
+            return
         batch.late.remove(last)
         batch.items, batch.closed = [last], Closed.DEADLINE
         batch.size = sizes.at_least(last.rows, self._allowed)
@@ -302,6 +306,10 @@ class BatchQueue:
         for item in waiting:
             self.cancel(item)
         return sorted(waiting, key=lambda i: i.number)
+
+    def forget(self) -> None:
+        """How requests are cut; nothing may be added from here on."""
+        self._cut = None
 
     def _leave(self, lane: Lane, items: Sequence[Item], state: ItemState) -> None:
         for item in items:

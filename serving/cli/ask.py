@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from serving.cli.describe import fail, tensors
-from serving.client import Client, ClientError, connect
+from serving.client import Client, ClientError, Where, connect
 from serving.core import dtypes
 from serving.core.errors import ServingError
 from serving.core.generate import random_inputs
@@ -25,7 +25,7 @@ class InputError(ValueError):
     """The input file does not suit the model; the message is one line."""
 
 
-def predict(url: str, model: str, version: str, file: Path | None, random: bool, rows: int) -> int:
+def predict(url: Where, model: str, version: str, file: Path | None, random: bool, rows: int) -> int:
     if (file is None) == (not random):
         return fail("give one of --input FILE and --random")
     try:
@@ -43,7 +43,7 @@ def predict(url: str, model: str, version: str, file: Path | None, random: bool,
     return 0
 
 
-def models(url: str) -> int:
+def models(url: Where) -> int:
     try:
         client = connect(url)
         table = Table(box=None, pad_edge=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from serving.backends import safety
 from serving.cli.describe import fail, seconds, size
 from serving.cli.examine import ModelReport, Report, VersionReport, examine
 from serving.cli.places import places
@@ -22,12 +23,20 @@ _WORD = 8  # columns, with the space behind it
 _FACT = 9
 
 
-def run(paths: Sequence[str], model_config_file: Path | None, limit_s: float, as_json: bool) -> int:
+def run(
+    paths: Sequence[str],
+    model_config_file: Path | None,
+    limit_s: float,
+    as_json: bool,
+    allow_unsafe_ops: bool = False,
+) -> int:
     """Exit code 0: everything that would be served can be.
 
     Args:
         limit_s: how long the load of one version may take.
+        allow_unsafe_ops: as for the server.
     """
+    safety.allow_unsafe_ops = allow_unsafe_ops
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's own lines are about this machine, not the models
     if not paths and model_config_file is None:
         return fail("nothing to check: name a repository, a model directory or a model file")

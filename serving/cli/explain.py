@@ -11,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from serving.cli.describe import fail
-from serving.client import ClientError, Operator
+from serving.client import ClientError, Operator, Where
 
 _BAR = 24  # columns
 _ENDLESS = 10_000  # columns of what is no terminal
 
 
-def run(url: str, model: str, version: str, as_json: bool) -> int:
+def run(url: Where, model: str, version: str, as_json: bool) -> int:
     try:
         told = Operator(url).explain(model, version)
     except ClientError as error:

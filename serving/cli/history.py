@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.text import Text
 
 from serving.cli.describe import event, fail
-from serving.client import ClientError, Operator
+from serving.client import ClientError, Operator, Where
 
 _WAIT_S = 30.0
 
 
-def run(url: str, model: str, follow: bool, limit: int, as_json: bool) -> int:
+def run(url: Where, model: str, follow: bool, limit: int, as_json: bool) -> int:
     """Prints the latest events; `follow`: and those that come, until Ctrl-C."""
     out = Console(soft_wrap=True, highlight=False, markup=False)
 

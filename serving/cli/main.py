@@ -1,6 +1,9 @@
 """The commands and their flags; what they do is in the modules beside this one, imported when they run."""
 
+import functools
+import inspect
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +25,9 @@ def _flag(name: str, **more: Any) -> Any:
     """A flag for a setting: its text and default come from there, and None means that it was not given."""
     field = Settings.model_fields[name]
     default = field.get_default()
-    shown = "" if default in (None, ()) else f" [default: {default}]"
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default)) or None
+    shown = "" if default is None else f" [default: {default}]"
     return typer.Option(help=f"{field.description}{shown}", show_default=False, **more)
 
 
@@ -30,10 +35,50 @@ _OPERATION = "Commands for a running server"
 _HERE = "http://127.0.0.1:8000"
 _JSON = typer.Option("--json", help="as JSON")
 
+_LET_IN = "To be let in by a server"
+_KEY = typer.Option(help="key, better given in the environment", envvar="SERVING_CLIENT_KEY", rich_help_panel=_LET_IN)
+_CA_CERT = typer.Option(
+    help="roots of the server's certificate (PEM)",
+    envvar="SERVING_CA_CERT",
+    show_default=False,
+    rich_help_panel=_LET_IN,
+)
+_CLIENT_CERT = typer.Option(
+    help="certificate and its key in one file (PEM)",
+    envvar="SERVING_CLIENT_CERT",
+    show_default=False,
+    rich_help_panel=_LET_IN,
+)
+
+
+def _asks(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds what it takes to be let in to a command that asks a server: its `url` becomes a `Target`."""
+
+    @functools.wraps(command)
+    def asking(url: str, api_key: str, ca_cert: Path | None, client_cert: Path | None, **given: Any) -> None:
+        from serving.client import Target
+
+        command(url=Target(url, api_key, ca_cert, client_cert), **given)
+
+    more = {
+        "api_key": (Annotated[str, _KEY], ""),
+        "ca_cert": (Annotated[Path | None, _CA_CERT], None),
+        "client_cert": (Annotated[Path | None, _CLIENT_CERT], None),
+    }
+    signature = inspect.signature(command)
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in more.items()
+    ]
+    asking.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *parameters])  # type: ignore[attr-defined]
+    asking.__annotations__ = command.__annotations__ | {name: kind for name, (kind, _) in more.items()}
+    return asking
+
+
 Model = Annotated[str, typer.Argument(help="the model's name")]
-RestUrl = Annotated[str, typer.Option(help="server: http://host:port", envvar="SERVING_URL")]
+RestUrl = Annotated[str, typer.Option(help="server: http://host:port, or https://", envvar="SERVING_URL")]
 Url = Annotated[
-    str, typer.Option(help="server: http://host:port for REST, grpc://host:port for gRPC", envvar="SERVING_URL")
+    str, typer.Option(help="server: http(s)://host:port for REST, grpc(s)://host:port for gRPC", envvar="SERVING_URL")
 ]
 
 
@@ -72,7 +117,31 @@ def start(
     remote_poll_s: Annotated[float | None, _flag("remote_poll_s")] = None,
     http_max_input_size: Annotated[int | None, _flag("http_max_input_size")] = None,
     http_max_connections: Annotated[int | None, _flag("http_max_connections")] = None,
+    http_max_header_size: Annotated[int | None, _flag("http_max_header_size")] = None,
+    http_max_header_lines: Annotated[int | None, _flag("http_max_header_lines")] = None,
+    http_header_timeout_s: Annotated[float | None, _flag("http_header_timeout_s")] = None,
+    http_body_timeout_s: Annotated[float | None, _flag("http_body_timeout_s")] = None,
+    http_min_body_rate: Annotated[int | None, _flag("http_min_body_rate")] = None,
+    http_idle_timeout_s: Annotated[float | None, _flag("http_idle_timeout_s")] = None,
+    http_max_bodies_size: Annotated[int | None, _flag("http_max_bodies_size")] = None,
     grpc_max_message_size: Annotated[int | None, _flag("grpc_max_message_size")] = None,
+    grpc_max_decompressed_size: Annotated[int | None, _flag("grpc_max_decompressed_size")] = None,
+    grpc_max_connections: Annotated[int | None, _flag("grpc_max_connections")] = None,
+    grpc_max_streams: Annotated[int | None, _flag("grpc_max_streams")] = None,
+    grpc_max_open_calls: Annotated[int | None, _flag("grpc_max_open_calls")] = None,
+    grpc_max_metadata_size: Annotated[int | None, _flag("grpc_max_metadata_size")] = None,
+    grpc_idle_timeout_s: Annotated[float | None, _flag("grpc_idle_timeout_s")] = None,
+    grpc_max_connection_age_s: Annotated[float | None, _flag("grpc_max_connection_age_s")] = None,
+    grpc_keepalive_s: Annotated[float | None, _flag("grpc_keepalive_s")] = None,
+    max_concurrent_requests: Annotated[int | None, _flag("max_concurrent_requests")] = None,
+    tls_cert: Annotated[Path | None, _flag("tls_cert")] = None,
+    tls_key: Annotated[Path | None, _flag("tls_key")] = None,
+    tls_client_ca: Annotated[Path | None, _flag("tls_client_ca")] = None,
+    api_keys: Annotated[Path | None, _flag("api_keys")] = None,
+    manage_host: Annotated[str | None, _flag("manage_host")] = None,
+    manage_port: Annotated[int | None, _flag("manage_port")] = None,
+    manage_grpc_port: Annotated[int | None, _flag("manage_grpc_port")] = None,
+    cors_origins: Annotated[list[str] | None, _flag("cors_origins")] = None,
     allow_model_upload: Annotated[bool | None, _flag("allow_model_upload")] = None,
     reload_roots: Annotated[
         list[Path] | None,
@@ -83,12 +152,21 @@ def start(
         ),
     ] = None,
     allow_client_shm: Annotated[bool | None, _flag("allow_client_shm")] = None,
+    allow_unsafe_ops: Annotated[bool | None, _flag("allow_unsafe_ops")] = None,
     trace_file: Annotated[Path | None, _flag("trace_file")] = None,
+    capture_rate: Annotated[float | None, _flag("capture_rate")] = None,
+    capture_dir: Annotated[Path | None, _flag("capture_dir")] = None,
+    capture_max_mb: Annotated[int | None, _flag("capture_max_mb")] = None,
+    capture_model: Annotated[list[str] | None, _flag("capture_model")] = None,
     stop_grace_s: Annotated[float | None, _flag("stop_grace_s")] = None,
     drain_limit_s: Annotated[float | None, _flag("drain_limit_s")] = None,
     server_name: Annotated[str | None, _flag("server_name")] = None,
     log_format: Annotated[str | None, _flag("log_format")] = None,
     log_level: Annotated[str | None, _flag("log_level")] = None,
+    access_log: Annotated[Path | None, _flag("access_log")] = None,
+    metrics_names: Annotated[str | None, _flag("metrics_names")] = None,
+    otlp_endpoint: Annotated[str | None, _flag("otlp_endpoint")] = None,
+    trace_sample_rate: Annotated[float | None, _flag("trace_sample_rate")] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML file of settings", envvar="SERVING_CONFIG", show_default=False)
     ] = None,
@@ -97,6 +175,7 @@ def start(
     flags = {**locals()}
     file = flags.pop("config")
     flags |= {"paths": paths or None, "load_model": load_model or None, "reload_roots": reload_roots or None}
+    flags |= {"cors_origins": cors_origins or None, "capture_model": capture_model or None}
     _choose_poller()
     from serving.cli.start import run
 
@@ -107,6 +186,7 @@ def _choose_poller() -> None:
     """gRPC's newer event engine does its reads and writes on threads of its own, each of which then has to wait for the
     interpreter; its older poller costs this server a tenth less per call. Read when gRPC is first imported."""
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # or it writes a line for each handshake that fails
 
 
 @app.command(
@@ -135,12 +215,16 @@ def check(
         Path | None, typer.Option(help="TensorFlow Serving's list of models", show_default=False)
     ] = None,
     trial_limit_s: Annotated[float, typer.Option(min=0, help="how long the load of a version may take")] = 300.0,
+    allow_unsafe_ops: Annotated[
+        bool,
+        typer.Option("--allow-unsafe-ops", help="as for start", envvar="SERVING_ALLOW_UNSAFE_OPS"),
+    ] = False,
     json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Load everything that would be served, without serving. Exit code 1 if anything is wrong."""
     from serving.cli.check import run
 
-    _exit(run(paths or (), model_config_file, trial_limit_s, json))
+    _exit(run(paths or (), model_config_file, trial_limit_s, json, allow_unsafe_ops))
 
 
 @app.command()
@@ -206,6 +290,7 @@ def optimize(
 
 
 @app.command(rich_help_panel=_OPERATION)
+@_asks
 def predict(
     model: Annotated[str, typer.Argument(help="the model's name")],
     input: Annotated[  # noqa: A002  (it is the flag's name)
@@ -223,7 +308,56 @@ def predict(
     _exit(run(url, model, model_version, input, random, rows))
 
 
+capture = typer.Typer(help="Requests that a server kept on disk: --capture-rate.", no_args_is_help=True)
+app.add_typer(capture, name="capture", rich_help_panel=_OPERATION)
+
+Captured = Annotated[Path, typer.Argument(metavar="DIR", help="what --capture-dir named, or a file in it", exists=True)]
+
+
+@capture.command()
+def show(
+    path: Captured,
+    model: Annotated[str, typer.Option(help="of this model alone", show_default=False)] = "",
+    records: Annotated[bool, typer.Option("--records", help="a line for each request")] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="write when they came to this file, for loadtests.simulate", show_default=False),
+    ] = None,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Show what was kept: how many requests of which models, when, and how long they took."""
+    from serving.cli.capture import show as run
+
+    _exit(run(path, model, records, trace, json))
+
+
 @app.command(rich_help_panel=_OPERATION)
+@_asks
+def replay(
+    path: Captured,
+    model: Annotated[str, typer.Option(help="of this model alone", show_default=False)] = "",
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="requests per second; by default, as answers come")
+    ] = None,
+    as_recorded: Annotated[bool, typer.Option("--as-recorded", help="at the times at which they came")] = False,
+    connections: Annotated[int, typer.Option(min=1, max=1000, help="requests that may be under way at once")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="the first so many", show_default=False)] = None,
+    pinned: Annotated[bool, typer.Option("--pinned", help="ask for the version that answered then")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="hold answers against those that were kept")] = False,
+    atol: Annotated[float, typer.Option(min=0, help="how far floats may differ")] = 1e-4,
+    rtol: Annotated[float, typer.Option(min=0, help="the same, relative to the kept answer")] = 1e-4,
+    json: Annotated[bool, _JSON] = False,
+    url: Url = _HERE,
+) -> None:
+    """Send captured requests to a running server. Exit code 1 if one fails, or is answered otherwise."""
+    from serving.cli.replay import Tolerance, run
+
+    tolerance = Tolerance(atol, rtol) if compare else None
+    _exit(run(path, url, model, rate, as_recorded, connections, limit, tolerance, pinned, json))
+
+
+@app.command(rich_help_panel=_OPERATION)
+@_asks
 def models(url: Url = _HERE) -> None:
     """List the models of a running server, with their inputs and outputs."""
     from serving.cli.ask import models as run
@@ -232,6 +366,7 @@ def models(url: Url = _HERE) -> None:
 
 
 @app.command(rich_help_panel=_OPERATION)
+@_asks
 def status(
     model: Annotated[str, typer.Argument(help="one model; by default all", show_default=False)] = "",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="again and again, until Ctrl-C")] = False,
@@ -245,6 +380,7 @@ def status(
 
 
 @app.command(rich_help_panel=_OPERATION)
+@_asks
 def explain(
     model: Model,
     model_version: Annotated[
@@ -260,6 +396,7 @@ def explain(
 
 
 @app.command(rich_help_panel=_OPERATION)
+@_asks
 def events(
     model: Annotated[str, typer.Argument(help="one model; by default all", show_default=False)] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="and those that come, until Ctrl-C")] = False,
@@ -274,6 +411,7 @@ def events(
 
 
 @app.command(rich_help_panel=_OPERATION)
+@_asks
 def load(
     model: Model,
     force: Annotated[bool, typer.Option("--force", help="also what is in quarantine, or slower than allowed")] = False,
@@ -286,6 +424,7 @@ def load(
 
 
 @app.command(rich_help_panel=_OPERATION)
+@_asks
 def unload(model: Model, url: RestUrl = _HERE) -> None:
     """Take a model out of service until it is loaded again."""
     from serving.cli.operate import unload as run
@@ -294,6 +433,7 @@ def unload(model: Model, url: RestUrl = _HERE) -> None:
 
 
 @app.command(rich_help_panel=_OPERATION)
+@_asks
 def promote(
     model: Model,
     version: Annotated[
@@ -308,6 +448,7 @@ def promote(
 
 
 @app.command(rich_help_panel=_OPERATION)
+@_asks
 def rollback(
     model: Model,
     version: Annotated[
@@ -322,6 +463,7 @@ def rollback(
 
 
 @app.command(rich_help_panel=_OPERATION)
+@_asks
 def label(
     model: Model,
     name: Annotated[str, typer.Argument(metavar="LABEL", help="such as canary")],
@@ -336,6 +478,7 @@ def label(
 
 
 @app.command(rich_help_panel=_OPERATION)
+@_asks
 def traffic(
     model: Model,
     weights: Annotated[
@@ -364,6 +507,66 @@ def traffic(
     limits = {"error_rate": limit_errors, "latency_ratio": limit_latency, "different_rate": limit_differences}
     limits |= {"requests": limit_requests}
     _exit(run(url, model, weights or (), sticky, copies, limits, reset))
+
+
+keys = typer.Typer(
+    no_args_is_help=True, help="Keys that clients need: make one, list them, look whether a file is right."
+)
+app.add_typer(keys, name="keys")
+
+KeyFile = Annotated[Path, typer.Argument(metavar="FILE", help="what `serving start --api-keys` reads")]
+
+
+@keys.command("new")
+def new_key(
+    file: KeyFile,
+    name: Annotated[str, typer.Argument(help="whose it is; log lines say it")],
+    scopes: Annotated[
+        list[str],
+        typer.Option("--scope", help="infer, observe or manage; more than one can be given", show_default=False),
+    ],
+    models: Annotated[
+        list[str] | None, typer.Option("--model", help="the models that it is for [default: all]", show_default=False)
+    ] = None,
+    requests_per_s: Annotated[
+        float | None, typer.Option(help="how often it may be used [default: any number]", show_default=False)
+    ] = None,
+    burst: Annotated[
+        int | None, typer.Option(help="requests at once [default: those of a second]", show_default=False)
+    ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATE", help="last day (UTC), such as 2030-12-31, or a moment [default: none]", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Make a key, add its hash to a file, and print it: it is shown this once."""
+    from serving.cli.keys import new
+
+    more = {"models": models or None, "requests_per_s": requests_per_s, "burst": burst, "expires": expires}
+    _exit(
+        new(file, {"name": name, "scopes": scopes, **{key: value for key, value in more.items() if value is not None}})
+    )
+
+
+@keys.command("list")
+def list_keys(file: KeyFile) -> None:
+    """Show the keys of a file: names, scopes, and what they are limited to."""
+    from serving.cli.keys import show
+
+    _exit(show(file))
+
+
+@keys.command("check")
+def check_key(
+    file: KeyFile,
+    key: Annotated[bool, typer.Option("--key", help="read a key from standard input, and say which one it is")] = False,
+) -> None:
+    """Say whether a file of keys can be used. Exit code 1 if not, or if the key is not in it, or has expired."""
+    from serving.cli.keys import check
+
+    _exit(check(file, key))
 
 
 def _version(show: bool) -> None:

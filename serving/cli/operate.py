@@ -5,32 +5,33 @@ from typing import Any
 
 from serving.cli.describe import fail
 from serving.cli.progress import change
+from serving.client import Where
 
 
-def load(url: str, model: str, force: bool) -> int:
+def load(url: Where, model: str, force: bool) -> int:
     return change(url, model, "load", {"force": force})
 
 
-def unload(url: str, model: str) -> int:
+def unload(url: Where, model: str) -> int:
     return change(url, model, "unload", {}, until_gone=True)
 
 
-def promote(url: str, model: str, version: str) -> int:
+def promote(url: Where, model: str, version: str) -> int:
     return change(url, model, "promote", {"version": version} if version else {})
 
 
-def rollback(url: str, model: str, version: str) -> int:
+def rollback(url: Where, model: str, version: str) -> int:
     return change(url, model, "rollback", {"version": version} if version else {})
 
 
-def label(url: str, model: str, name: str, version: int | None, remove: bool) -> int:
+def label(url: Where, model: str, name: str, version: int | None, remove: bool) -> int:
     if (version is None) != remove:
         return fail("give one of VERSION and --remove")
     return change(url, model, "labels", {"label": name, "version": version})
 
 
 def traffic(
-    url: str,
+    url: Where,
     model: str,
     weights: Sequence[str],
     sticky: str | None,

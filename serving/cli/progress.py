@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from serving.cli.describe import event, fail, shares
-from serving.client import ClientError, Operator
+from serving.client import ClientError, Operator, Where
 
 _LOOK_S = 0.05
 _POLL_S = 0.25
@@ -28,7 +28,7 @@ _UNDER_WAY = {
 }
 
 
-def change(url: str, model: str, what: str, body: Any, *, until_gone: bool = False) -> int:
+def change(url: Where, model: str, what: str, body: Any, *, until_gone: bool = False) -> int:
     """Asks for a change and shows its course, then how the model stands.
 
     Args:

@@ -37,6 +37,7 @@ class _Place(Enum):
 
 
 _TABLE: tuple[tuple[str, _Place, str], ...] = (
+    (r"^the model is not just data: ", _Place.ARTIFACT, "export the model without that; if you trust it, allow it"),
     (r"no model in '", _Place.DIRECTORY, "put a model there, name its file with 'file' in the settings, or remove it"),
     (r"ask for the backend '", _Place.SETTINGS, "correct 'backend', or leave it out"),
     (

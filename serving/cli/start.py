@@ -16,7 +16,8 @@ from serving.cli.describe import batching, fail, tensors
 from serving.config import Settings
 from serving.engine import Wanted
 from serving.protocols import examples
-from serving.server import Running, Server, StartError
+from serving.server import Running, Server
+from serving.startup import StartError
 
 
 def run(flags: Mapping[str, Any], env: Mapping[str, str], file: Path | None) -> int:
@@ -50,15 +51,26 @@ async def _serve(settings: Settings, models: Sequence[Wanted], changes: AsyncIte
     return code
 
 
+def _reachable(host: str) -> str:
+    """As a URL has it; an address that stands for all has one that can be connected to."""
+    host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    return f"[{host}]" if ":" in host else host
+
+
 def announce(running: Running) -> None:
     """Prints what is served, each model with a request that works."""
     console = Console(soft_wrap=True, highlight=False)
-    host = "127.0.0.1" if running.host in ("0.0.0.0", "::") else running.host
-    host = f"[{host}]" if ":" in host else host
-    base = f"http://{host}:{running.http_port}"
+    host, management = _reachable(running.host), running.management
+    base = f"{running.scheme}://{host}:{running.http_port}"
     where = [f"gRPC {host}:{running.grpc_port}"] if running.grpc_port else []
     if running.http_port:
-        where = [f"REST {base}", *where, f"documentation {base}/docs", f"metrics {base}/metrics"]
+        where = [f"REST {base}", *where, f"documentation {base}/docs"]
+        where += [] if management else [f"metrics {base}/metrics"]
+    if management and management.http_port:
+        base_of_it = f"{running.scheme}://{_reachable(management.host)}:{management.http_port}"
+        where += [f"management {base_of_it}", f"metrics {base_of_it}/metrics"]
+    if management and management.grpc_port:
+        where.append(f"gRPC management {_reachable(management.host)}:{management.grpc_port}")
     console.print(f"[bold green]ready[/]  {'   '.join(where)}")
     for model in running.catalog.models.values():
         version = model.latest

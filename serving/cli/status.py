@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from serving.cli.describe import fail, seconds, size
-from serving.client import ClientError, Operator
+from serving.client import ClientError, Operator, Where
 
 _PERIOD_S = 1.0
 _ENDLESS = 10_000  # columns of what is no terminal: programs want each thing on one line
@@ -27,7 +27,7 @@ _LIMITS = {"error_rate": "error rate", "latency_ratio": "latency ratio", "differ
 Model = Mapping[str, Any]  # as the server describes it
 
 
-def run(url: str, model: str, watch: bool, as_json: bool) -> int:
+def run(url: Where, model: str, watch: bool, as_json: bool) -> int:
     terminal = sys.stdout.isatty()
     if watch and (as_json or not terminal):
         return fail("--watch is for a terminal" + (", and without --json" if as_json else ""))

@@ -21,7 +21,7 @@ _MOST_ROWS = 2**31 - 1
 _MOST_WAITING_ROWS = 1_000_000
 
 # Settings that are given in another way here.
-_NOT_FLAGS = {"paths", "model_name", "http", "grpc", "model_defaults"}
+_NOT_FLAGS = {"paths", "model_name", "http", "grpc", "model_defaults", "api_key"}
 
 
 def run(args: Sequence[str], env: Mapping[str, str]) -> int:
@@ -73,7 +73,9 @@ def settings_of(given: Given, env: Mapping[str, str]) -> tuple[dict[str, Any], l
     if path := given.text("monitoring_config_file"):
         monitoring = files.monitoring(Path(path))
         warnings += monitoring.warnings
-        settings |= {"metrics_path": monitoring.value} if monitoring.value else {}
+        if monitoring.value:
+            names = ("serving", "tensorflow-serving")
+            settings |= {"metrics_path": monitoring.value, "metrics_names": names}
     seconds = given.number("file_system_poll_wait_seconds")
     if seconds > 0:
         settings["poll_s"] = seconds
@@ -81,7 +83,7 @@ def settings_of(given: Given, env: Mapping[str, str]) -> tuple[dict[str, Any], l
         settings |= {"mode": "explicit", "load_model": ["*"]}
     if (micros := given.number("load_retry_interval_micros")) > 0:
         settings["retry_limit_s"] = micros / 1e6
-    own = {name: value.split(",") if name in ("load_model", "reload_roots") else value
+    own = {name: value.split(",") if name in ("load_model", "reload_roots", "cors_origins") else value
            for name, value in given.settings.items()}  # fmt: skip
     return settings | own, warnings
 

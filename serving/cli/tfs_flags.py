@@ -62,7 +62,7 @@ FLAGS: Mapping[str, Flag] = {
     "grpc_max_threads": Flag(0, left=_NO_THREADS),
     "rest_api_num_threads": Flag(0, left=_NO_THREADS),
     "grpc_channel_arguments": Flag("", left="gRPC's own defaults hold"),
-    "num_request_iterations_for_warmup": Flag(0, left="requests for warm-up are generated, not read"),
+    "num_request_iterations_for_warmup": Flag(0, left="each request for warm-up is run once"),
     "per_process_gpu_memory_fraction": Flag(0.0, left="memory is taken as it is needed"),
     "enable_per_model_batching_parameters": Flag(
         False, left="batching_params.pbtxt is not read; a model.yaml beside the versions is"
@@ -79,9 +79,9 @@ FLAGS: Mapping[str, Flag] = {
     "use_tflite_model": Flag(False, refused=_NO_TFLITE),
     "platform_config_file": Flag("", refused="there are no other platforms than TensorFlow and ONNX Runtime"),
     "tensorflow_session_config_file": Flag("", refused="sessions are set up by a model's settings alone"),
-    "ssl_config_file": Flag("", refused="TLS is not offered; put a proxy in front"),
+    "ssl_config_file": Flag("", refused="TLS is set up by --tls_cert, --tls_key and --tls_client_ca"),
     "use_alts_credentials": Flag(False, refused="ALTS is not offered"),
-    "rest_api_enable_cors_support": Flag(False, refused="CORS headers are not offered; put a proxy in front"),
+    "rest_api_enable_cors_support": Flag(False, refused="name the origins with --cors_origins"),
     "mixed_precision": Flag("", refused="models run in the precision that they have"),
 }
 

@@ -19,7 +19,9 @@ class ErrorKind(Enum):
     EXPIRED = "expired"  # waited longer than it allowed
     CANCELLED = "cancelled"  # the client went away
     UNSUPPORTED = "unsupported"  # understood, and not offered
+    UNAUTHENTICATED = "unauthenticated"  # who asks has to say who he is, and has not
     FORBIDDEN = "forbidden"  # offered, and not allowed here
+    TOO_MANY = "too_many"  # more than whoever asks may have
     UNAVAILABLE = "unavailable"  # the server is starting or stopping
     MODEL = "model"  # the model itself failed
     INTERNAL = "internal"  # our own fault

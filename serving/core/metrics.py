@@ -1,24 +1,15 @@
-"""Counters and histograms of the server, and their Prometheus form.
+"""Counters and histograms of the server. `scrape` gives them their Prometheus form.
 
 Everything here is written on the event loop only, so it needs no locks: a histogram is a list and a bisection, a sixth
-of the cost of prometheus-client's own (0.2 against 1.3 us), at four observations per request. What exists as state
+of the cost of prometheus-client's own (0.2 against 1.3 us), at five observations per request. What exists as state
 elsewhere (queue depth, model states) is read when a scrape comes, so it cannot drift.
 
 Label values are bounded: a model or version that the server does not know is counted under an empty label.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
 
 from serving.core.types import Timing
 
@@ -61,21 +52,23 @@ class Histogram:
 class RequestMetrics:
     """Of one model, version and protocol."""
 
-    __slots__ = ("compute", "decode", "encode", "outcomes", "queue")
+    __slots__ = ("compute", "decode", "encode", "outcomes", "queue", "whole")
 
     def __init__(self) -> None:
         self.outcomes: dict[str, int] = {}
+        self.whole = Histogram(SECONDS)  # from the arrival to the answer
         self.decode = Histogram(SECONDS)
         self.queue = Histogram(SECONDS)
         self.compute = Histogram(SECONDS)
         self.encode = Histogram(SECONDS)
 
-    def answered(self, decode_s: float, timing: Timing, encode_s: float) -> None:
+    def answered(self, decode_s: float, timing: Timing, encode_s: float, whole_s: float) -> None:
         self.outcomes[OK] = self.outcomes.get(OK, 0) + 1
         self.decode.observe(decode_s)
         self.queue.observe(timing.queue_s)
         self.compute.observe(timing.compute_s)
         self.encode.observe(encode_s)
+        self.whole.observe(whole_s)
 
     def failed(self, outcome: str) -> None:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
@@ -125,7 +118,12 @@ class ShadowMetrics:
 
 @dataclass(frozen=True)
 class LiveVersion:
-    """What a scrape reads of a version that exists now."""
+    """What a scrape reads of a version that exists now.
+
+    Attributes:
+        busy: instances that run something, of `instances`.
+        padded_rows, run_seconds: what its runs came to since it was loaded: rows that were run for nothing, and time.
+    """
 
     model: str
     version: str
@@ -135,6 +133,11 @@ class LiveVersion:
     quarantined: bool = False
     share: float = 0.0  # of the requests that name no version
     memory_bytes: int | None = None
+    queue_capacity_rows: int = 0
+    instances: int = 0
+    busy: int = 0
+    padded_rows: int = 0
+    run_seconds: float = 0.0
 
 
 @dataclass
@@ -146,40 +149,74 @@ class SyncMetrics:
     synced_at: float = 0.0
 
 
+def _never() -> None:
+    """Nothing is known."""
+
+
 @dataclass
 class Metrics:
-    """All metrics of one server. `live`, `ready` and `events` (counts by model and kind) are asked at each scrape."""
+    """All metrics of one server.
+
+    Attributes that are asked at each scrape:
+        live, ready: the versions that exist; whether the server is ready.
+        events: how often something has happened, by model and kind.
+        connections: how many are open, by protocol.
+        certificate_expiry: of the server, in seconds since the epoch; None: there is none.
+        dropped: records of requests that were lost, by kind (`access_log`, `trace`, `capture`): too many waited.
+        limits: what the server allows itself, by name (see `scrape.LIMITS`).
+        memory_free_bytes: what may still be used; None: nobody knows.
+
+    `build` holds versions of the server and its libraries by name, `loop_lag` how late the event loop was.
+    """
 
     states: tuple[str, ...] = ()
     live: Callable[[], Iterable[LiveVersion]] = tuple
     ready: Callable[[], bool] = bool
     events: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    _requests: dict[tuple[str, str, str], RequestMetrics] = field(default_factory=dict)
-    _batches: dict[tuple[str, str], Histogram] = field(default_factory=dict)
-    _loads: dict[tuple[str, str], Histogram] = field(default_factory=dict)
-    _shadows: dict[tuple[str, str], ShadowMetrics] = field(default_factory=dict)
-    _syncs: dict[str, SyncMetrics] = field(default_factory=dict)
+    connections: dict[str, Callable[[], int]] = field(default_factory=dict)
+    certificate_expiry: Callable[[], float | None] = _never
+    dropped: dict[str, Callable[[], int]] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
+    memory_free_bytes: Callable[[], int | None] = _never
+    build: dict[str, str] = field(default_factory=dict)
+    loop_lag: Histogram = field(default_factory=lambda: Histogram(SECONDS))
+    refusals: dict[tuple[str, str], int] = field(default_factory=dict)
+    of_requests: dict[tuple[str, str, str], RequestMetrics] = field(default_factory=dict)
+    of_batches: dict[tuple[str, str], Histogram] = field(default_factory=dict)
+    of_loads: dict[tuple[str, str], Histogram] = field(default_factory=dict)
+    of_shadows: dict[tuple[str, str], ShadowMetrics] = field(default_factory=dict)
+    of_syncs: dict[str, SyncMetrics] = field(default_factory=dict)
     _retired: dict[tuple[str, str], None] = field(default_factory=dict)  # in the order in which they ended
 
     def requests(self, model: str, version: str, protocol: str) -> RequestMetrics:
         key = (model, version, protocol)
-        found = self._requests.get(key)
+        found = self.of_requests.get(key)
         if found is None:
-            found = self._requests[key] = RequestMetrics()
+            found = self.of_requests[key] = RequestMetrics()
         return found
 
     def batches(self, model: str, version: str) -> Histogram:
         """Rows per executed batch."""
-        return self._batches.setdefault((model, version), Histogram(ROWS))
+        return self.of_batches.setdefault((model, version), Histogram(ROWS))
 
     def shadow(self, model: str, version: str) -> ShadowMetrics:
-        return self._shadows.setdefault((model, version), ShadowMetrics())
+        return self.of_shadows.setdefault((model, version), ShadowMetrics())
 
     def loaded(self, model: str, outcome: str, seconds: float) -> None:
-        self._loads.setdefault((model, outcome), Histogram(LOAD_SECONDS)).observe(seconds)
+        self.of_loads.setdefault((model, outcome), Histogram(LOAD_SECONDS)).observe(seconds)
+
+    def refused(self, protocol: str, reason: str) -> None:
+        """Counts what was refused before any model was asked.
+
+        Args:
+            protocol: `http` or `grpc`.
+            reason: a fixed word, never anything that a client has sent.
+        """
+        key = (protocol, reason)
+        self.refusals[key] = self.refusals.get(key, 0) + 1
 
     def sync(self, source: str) -> SyncMetrics:
-        return self._syncs.setdefault(source, SyncMetrics())
+        return self.of_syncs.setdefault(source, SyncMetrics())
 
     def retire(self, model: str, version: str) -> None:
         """A version is no more. Its series stay for the next scrapes, and go when many others have ended since."""
@@ -188,145 +225,11 @@ class Metrics:
         if len(self._retired) > KEEP_RETIRED:
             oldest = next(iter(self._retired))
             del self._retired[oldest]
-            for key in [k for k in self._requests if k[:2] == oldest]:
-                del self._requests[key]
-            self._batches.pop(oldest, None)
-            self._shadows.pop(oldest, None)
+            for key in [k for k in self.of_requests if k[:2] == oldest]:
+                del self.of_requests[key]
+            self.of_batches.pop(oldest, None)
+            self.of_shadows.pop(oldest, None)
 
     def revive(self, model: str, version: str) -> None:
         """A version of this number serves again."""
         self._retired.pop((model, version), None)
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._collect_requests()
-        yield from self._collect_batches()
-        yield from self._collect_shadows()
-        yield from self._collect_live()
-        yield from self._collect_syncs()
-
-    def _collect_requests(self) -> Iterator[Metric]:
-        labels = ("model", "version", "protocol")
-        requests = CounterMetricFamily(
-            "serving_requests", "Inference requests that were answered.", labels=(*labels, "outcome")
-        )
-        phases = HistogramMetricFamily(
-            "serving_request_phase_seconds",
-            "Time of an answered request by phase.",
-            labels=(*labels, "phase"),
-        )
-        for key, metrics in self._requests.items():
-            for outcome, count in metrics.outcomes.items():
-                requests.add_metric((*key, outcome), count)
-            if OK in metrics.outcomes:
-                for phase in PHASES:
-                    histogram: Histogram = getattr(metrics, phase)
-                    phases.add_metric((*key, phase), histogram.buckets(), histogram.total)
-        yield requests
-        yield phases
-
-    def _collect_batches(self) -> Iterator[Metric]:
-        rows = HistogramMetricFamily("serving_batch_rows", "Rows per executed batch.", labels=("model", "version"))
-        for key, histogram in self._batches.items():
-            rows.add_metric(key, histogram.buckets(), histogram.total)
-        yield rows
-        loads = HistogramMetricFamily(
-            "serving_model_load_seconds", "Time to load and warm up a version.", labels=("model", "outcome")
-        )
-        for key, histogram in self._loads.items():
-            loads.add_metric(key, histogram.buckets(), histogram.total)
-        yield loads
-
-    def _collect_shadows(self) -> Iterator[Metric]:
-        labels = ("model", "version")
-        copies = CounterMetricFamily(
-            "serving_shadow_requests", "Copies of requests by what became of them.", labels=(*labels, "outcome")
-        )
-        differences = HistogramMetricFamily(
-            "serving_shadow_difference",
-            "The largest difference between an answer and that to its copy, absolute or relative to the answer.",
-            labels=(*labels, "kind"),
-        )
-        for key, shadow in self._shadows.items():
-            for outcome in ("same", "different", "failed", "dropped"):
-                copies.add_metric((*key, outcome), getattr(shadow, outcome))
-            for kind in ("absolute", "relative"):
-                histogram: Histogram = getattr(shadow, kind)
-                differences.add_metric((*key, kind), histogram.buckets(), histogram.total)
-        yield copies
-        yield differences
-
-    def _collect_live(self) -> Iterator[Metric]:
-        labels = ("model", "version")
-        queued = GaugeMetricFamily("serving_queue_rows", "Rows that wait for an instance.", labels=labels)
-        flying = GaugeMetricFamily("serving_in_flight_requests", "Requests between arrival and answer.", labels=labels)
-        states = GaugeMetricFamily("serving_model_state", "1 for the state a version is in.", labels=(*labels, "state"))
-        shares = GaugeMetricFamily(
-            "serving_traffic_share", "What a version gets of the requests that name none.", labels=labels
-        )
-        memory = GaugeMetricFamily(
-            "serving_model_memory_bytes", "Memory that a version took when it was loaded.", labels=labels
-        )
-        quarantined = GaugeMetricFamily(
-            "serving_quarantined", "1 for a version that is not tried again before its content changes.", labels=labels
-        )
-        for version in self.live():
-            key = (version.model, version.version)
-            shares.add_metric(key, version.share)
-            if version.memory_bytes is not None:
-                memory.add_metric(key, version.memory_bytes)
-            queued.add_metric(key, version.queued_rows)
-            flying.add_metric(key, version.in_flight)
-            if version.quarantined:
-                quarantined.add_metric(key, 1.0)
-            for state in self.states:
-                states.add_metric((*key, state), float(state == version.state))
-        yield queued
-        yield flying
-        yield states
-        yield shares
-        yield memory
-        yield quarantined
-        events = CounterMetricFamily("serving_events", "What has happened to models.", labels=("model", "kind"))
-        for event, count in self.events.items():
-            events.add_metric(event, count)
-        yield events
-        ready = GaugeMetricFamily("serving_ready", "1 if every wanted model has a ready version.")
-        ready.add_metric((), float(self.ready()))
-        yield ready
-
-    def _collect_syncs(self) -> Iterator[Metric]:
-        labels = ("source",)
-        failures = CounterMetricFamily(
-            "serving_repository_sync_failures", "Looks at a remote repository that failed.", labels=labels
-        )
-        fetched = CounterMetricFamily(
-            "serving_repository_fetched_bytes", "Bytes that were fetched from a remote repository.", labels=labels
-        )
-        synced = GaugeMetricFamily(
-            "serving_repository_last_sync_timestamp_seconds",
-            "When all that is needed of a remote repository was last here; 0: never.",
-            labels=labels,
-        )
-        for source, sync in self._syncs.items():
-            failures.add_metric((source,), sync.failures)
-            fetched.add_metric((source,), sync.fetched_bytes)
-            synced.add_metric((source,), sync.synced_at)
-        if self._syncs:
-            yield from (failures, fetched, synced)
-
-
-class _Adapter(Collector):
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterable[Metric]:
-        return self._metrics.collect()
-
-
-def exporter(metrics: Metrics) -> Callable[[], bytes]:
-    """A function that gives the text of a scrape, our metrics and those of the process."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    registry.register(_Adapter(metrics))
-    return lambda: generate_latest(registry)

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from serving.core.errors import ErrorKind, ServingError
 from serving.core.types import InferRequest, InferResponse
 from serving.engine import Engine, Times
+from serving.protocols import record
 from serving.protocols.asks import server_timing
 from serving.protocols.offload import Offload
 from serving.repository.version import Version
@@ -91,10 +92,12 @@ async def answer(
             reply = encode(response, wants)
         encoded = perf_counter()
         engine.metrics.requests(model, str(response.version), protocol).answered(
-            decoded - started, response.timing, encoded - inferred
+            decoded - started, response.timing, encoded - inferred, encoded - started
         )
-        if engine.observer is not None:
-            engine.observer(protocol, request, response, Times(started, decoded, inferred, encoded))
+        if engine.observers:
+            times = Times(started, decoded, inferred, encoded)
+            for observer in engine.observers:
+                observer(protocol, request, response, times)
         if timed is not None:
             text = server_timing(decoded - started, response.timing, encoded - inferred, encoded - started)
             return timed(reply, text)
@@ -102,17 +105,18 @@ async def answer(
     except ServingError as error:
         if request is None and version is not None and error.kind in _UNREADABLE:
             engine.refused(version)
-        _count(engine, protocol, model, version, request, error.kind)
+        _count(engine, protocol, model, version, request, error.kind, started)
         if name_request and request is not None and error.kind in (ErrorKind.INVALID, ErrorKind.QUEUE_FULL):
             text = f"[request id: {request.id or '<id_unknown>'}] {error.message}"
             raise ServingError(error.kind, text, error.retry_after_s) from None
         raise
     except asyncio.CancelledError:
-        _count(engine, protocol, model, version, request, ErrorKind.CANCELLED)
+        _count(engine, protocol, model, version, request, ErrorKind.CANCELLED, started)
         raise
     except Exception as error:
-        log.exception("a request for model '%s' failed [request id: %s]", model, request.id if request else "")
-        _count(engine, protocol, model, version, request, ErrorKind.INTERNAL)
+        about = {"request_id": record.acceptable(request.id)} if request else {}
+        log.exception("a request for model '%s' failed", model, extra=about)
+        _count(engine, protocol, model, version, request, ErrorKind.INTERNAL, started)
         raise ServingError(ErrorKind.INTERNAL, "internal error; the server's log has the details") from error
     finally:
         if held is not None:
@@ -120,7 +124,17 @@ async def answer(
 
 
 def _count(
-    engine: Engine, protocol: str, model: str, version: Version | None, request: InferRequest | None, kind: ErrorKind
+    engine: Engine,
+    protocol: str,
+    model: str,
+    version: Version | None,
+    request: InferRequest | None,
+    kind: ErrorKind,
+    started: float,
 ) -> None:
     number = version.number if version else request.version if request else None
-    engine.metrics.requests(*engine.known(model, number), protocol).failed(kind.value)
+    known = engine.known(model, number)
+    engine.metrics.requests(*known, protocol).failed(kind.value)
+    if engine.failures is not None and request is not None:
+        engine.failures(protocol, request, kind, started)
+    record.failed(protocol, *known, kind, request.id if request else "", started)

@@ -23,6 +23,10 @@ _HEAVY_TO_COMPRESS = 64 * 1024  # bytes: most of a millisecond
 _ACCEPTED = re.compile(r"\s*([^\s;,]+)\s*(?:;\s*q\s*=\s*(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)\s*)?", re.IGNORECASE)
 
 
+class TooLargeError(ServingError):
+    """A body expands to more than it may."""
+
+
 def decompress(encoding: bytes | None, body: bytes, limit: int) -> bytes:
     """The body as it was before it was compressed. Takes memory for `limit` bytes and an eighth more, at most.
 
@@ -31,8 +35,9 @@ def decompress(encoding: bytes | None, body: bytes, limit: int) -> bytes:
         limit: bytes of the expanded body.
 
     Raises:
-        ServingError: UNSUPPORTED, for any other encoding; INVALID, if the body is not of that format, ends early, has
-            something behind its end, or expands beyond the limit.
+        ServingError: UNSUPPORTED, for any other encoding; INVALID, if the body is not of that format, ends early, or
+            has something behind its end.
+        TooLargeError: it expands beyond the limit.
     """
     name = _name(encoding)
     if name == "identity":
@@ -40,9 +45,10 @@ def decompress(encoding: bytes | None, body: bytes, limit: int) -> bytes:
     expanded = io.BytesIO()  # grows without copying, most of the time
     for chunk in _inflated(name, body):
         if expanded.tell() + len(chunk) > limit:
-            raise invalid(
+            raise TooLargeError(
+                ErrorKind.INVALID,
                 f"request JSON size of more than {limit} bytes exceeds the maximum allowed input size of {limit} "
-                "bytes. Use --http-max-input-size to increase the limit."
+                "bytes. Use --http-max-input-size to increase the limit.",
             )
         expanded.write(chunk)
     return expanded.getvalue()

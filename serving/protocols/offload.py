@@ -99,15 +99,20 @@ class Offload:
         self._idle.clear()
 
     def _call(self, function: Callable[..., T], args: tuple[Any, ...]) -> T:
-        helper = self._take()
-        try:
-            good, result = helper.ask((function, args))
-        except BaseException as error:  # half a message may be on its way, so this one is of no more use
-            self._drop(helper)
-            if isinstance(error, EOFError | OSError):
-                text = f"the helper process that works on large bodies ended ({helper.ending})"
-                raise ServingError(ErrorKind.INTERNAL, text) from None
-            raise
+        # Functions are pure, and whoever ends a helper need not mean this call, so it gets a new one. If that ends too,
+        # it is the call that does it.
+        for take in (self._take, self._start):
+            helper = take()
+            try:
+                good, result = helper.ask((function, args))
+                break
+            except BaseException as error:  # half a message may be on its way, so this one is of no more use
+                self._drop(helper)
+                if not isinstance(error, EOFError | OSError):
+                    raise
+                if take == self._start or self._closed:
+                    text = f"the helper process that works on large bodies ended ({helper.ending})"
+                    raise ServingError(ErrorKind.INTERNAL, text) from None
         self._idle.append(helper)
         if good:
             return result  # type: ignore[no-any-return]
@@ -122,6 +127,9 @@ class Offload:
             if helper.lives:
                 return helper
             self._drop(helper)
+        return self._start()
+
+    def _start(self) -> "_Helper":
         helper = _Helper()
         self._helpers.add(helper)
         return helper

@@ -224,6 +224,7 @@ class Model:
         shares = self.shares
         for number, same in by_number.items():  # the one that serves comes first
             equipped = [v for v in same if v.state in (State.READY, State.DRAINING)]
+            tallies = [v.batcher.account.snapshot().total.tally for v in equipped]
             yield LiveVersion(
                 self.name,
                 str(number),
@@ -233,6 +234,11 @@ class Model:
                 any(v.quarantined for v in same),
                 shares.get(number, 0.0),
                 _sum(v.memory_bytes for v in equipped),
+                sum(v.batcher.settings.max_queue_rows for v in equipped),
+                sum(v.batcher.settings.instances for v in equipped),
+                sum(v.batcher.busy for v in equipped),
+                sum(tally.padded for tally in tallies),
+                sum(tally.busy_s for tally in tallies),
             )
 
 

@@ -5,21 +5,23 @@ inference more than all the rest of it.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence, Set
 from inspect import isawaitable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
-from serving.core.errors import ServingError
+from serving.core.errors import ErrorKind, ServingError
 from serving.protocols.http import HttpReply, error_reply
 from serving.protocols.manage import Manage
 from serving.protocols.oip.rest import HEADER_LENGTH, OipRest
 from serving.protocols.status import Family
 from serving.protocols.tfs.rest import TfsRest
 from serving.transport import openapi, routes
+from serving.transport.access.scopes import Scope, of_http
 from serving.transport.routes import Ask, Route
 
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
@@ -38,13 +40,18 @@ class HttpApp:
         metrics_text: Callable[[], bytes],
         examples: openapi.Examples,
         metrics_path: str = "/metrics",
+        cors_origins: Sequence[str] = (),
     ) -> None:
-        """`metrics_path` is where metrics are, besides at `/metrics`."""
+        """
+        Args:
+            metrics_path: where metrics are, besides at `/metrics`.
+            cors_origins: of the pages that may change something, besides our own; `*`: any.
+        """
         self._oip = oip
         self._tfs = tfs
         table = (*routes.oip(oip), *routes.tfs(tfs), *routes.manage(own))
         self._metrics_path = metrics_path
-        self._fastapi = _documented(table, metrics_text, examples, metrics_path)
+        self._fastapi = _documented(table, metrics_text, examples, metrics_path, frozenset(cors_origins))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -106,14 +113,23 @@ def _raw_path(scope: Any) -> str:
 
 
 def _documented(
-    table: Iterable[Route], metrics_text: Callable[[], bytes], examples: openapi.Examples, metrics_path: str
+    table: Iterable[Route],
+    metrics_text: Callable[[], bytes],
+    examples: openapi.Examples,
+    metrics_path: str,
+    origins: Set[str],
 ) -> FastAPI:
-    app = FastAPI(docs_url=None, redoc_url=None, redirect_slashes=False, default_response_class=Response)
+    app = FastAPI(
+        openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, default_response_class=Response
+    )
+    document = openapi.Document(app, examples)
 
     @app.exception_handler(HTTPException)
-    async def http_error(_request: Request, error: HTTPException) -> Response:
+    async def http_error(request: Request, error: HTTPException) -> Response:
         response = _response(openapi.plain_error(error.status_code))
-        response.headers.update(error.headers or {})  # such as Allow
+        response.headers.update(error.headers or {})
+        if error.status_code == 405:  # Starlette names the methods of one route, and of ours each has one
+            response.headers["allow"] = ", ".join(_methods(app, request))
         return response
 
     @app.exception_handler(Exception)
@@ -121,7 +137,7 @@ def _documented(
         return _response(openapi.plain_error(500))  # the trace goes to the log, where the connection writes it
 
     for route in table:
-        _add(app, route)
+        _add(app, route, origins)
 
     @app.get("/metrics/", include_in_schema=False)
     @app.get("/metrics", summary="Prometheus metrics", tags=["observability"])
@@ -135,12 +151,29 @@ def _documented(
     async def docs() -> Response:
         return HTMLResponse(openapi.docs_page())
 
-    app.openapi = lambda: openapi.document(app, examples())  # type: ignore[method-assign]
+    @app.get("/openapi.json", include_in_schema=False)
+    async def described() -> Response:
+        return Response(document.text(), media_type="application/json")
+
     return app
 
 
-def _add(app: FastAPI, route: Route) -> None:
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """Those that the path of a request has."""
+    found: set[str] = set()
+    for route in app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return sorted(found)
+
+
+def _add(app: FastAPI, route: Route, origins: Set[str]) -> None:
+    changes = of_http(route.method, route.path, route.path).scope is Scope.MANAGE
+
     async def endpoint(request: Request) -> Response:
+        if changes and _is_of_another_page(request, origins):
+            text = "a page of another origin asks for a change; allow it by --cors-origins if it shall"
+            return _response(error_reply(ServingError(ErrorKind.FORBIDDEN, text), route.family))
         ask = Ask(
             request.method,
             _raw_path(request.scope),
@@ -166,6 +199,16 @@ def _add(app: FastAPI, route: Route) -> None:
         include_in_schema=route.documented,
         name=f"{route.method} {route.path}",
     )
+
+
+def _is_of_another_page(request: Request, allowed: Set[str]) -> bool:
+    """A browser lets any page send simple requests to any server, and so to one on its own machine that asks for no
+    key; it only keeps the answers from it. But it says where a request comes from.
+    """
+    origin = request.headers.get("origin")
+    if origin is None or origin in allowed or "*" in allowed:
+        return False
+    return origin.partition("://")[2].lower() != request.headers.get("host", "").lower()
 
 
 def _response(reply: HttpReply) -> Response:

@@ -2,20 +2,41 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
+
+from serving.protocols import jsonio
+from serving.protocols.http import retry_headers
+from serving.protocols.record import Record, Watch
+from serving.protocols.status import Family, http_status
+from serving.transport.admission import Admission
 
 log = logging.getLogger(__name__)
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that no application gives: an error, and the headers besides its content type."""
+
+    status: int
+    message: str
+    headers: Headers
+
+
+Admit = Callable[[str, bytes, Headers], Refusal | None]  # method, target, headers with names in lower case
+
 _STATUS_LINE = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 _JOIN_BELOW = 64 * 1024  # a body below this is copied behind its header, to be one write
 _JOIN_HERE_BELOW = 4 * 1024 * 1024
+_PIECE_BYTES = 64  # what a piece of a body takes besides its bytes, while it is an object of its own
 _BODYLESS = frozenset((204, 304))
+_ALWAYS = ("/serving/", "/v2/repository/")  # what operators send: a server that is too busy needs them most
 
 
 def head(
@@ -39,6 +60,20 @@ def head(
     return b"".join(parts)
 
 
+def split(target: bytes) -> tuple[str, bytes, bytes] | None:
+    """The path, decoded and as it came, and the query; None: the target is no path."""
+    if not target.startswith(b"/"):  # absolute form, as proxies send it
+        try:
+            parts = urlsplit(target)
+        except ValueError:
+            return None
+        target = (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
+        if not target.startswith(b"/"):
+            return None
+    path, _, query = target.partition(b"?")
+    return unquote(path.decode("latin-1")) if b"%" in path else path.decode("latin-1"), path, query
+
+
 async def _whole(chunks: list[bytes | bytearray]) -> bytes:
     """The chunks of a body as one. A large body is joined in a thread, for joining releases the interpreter."""
     if len(chunks) == 1:
@@ -54,6 +89,14 @@ class Wire(Protocol):
     transport: asyncio.Transport
     peer: Any
     closed: bool
+
+    @property
+    def admission(self) -> Admission:
+        """Of all listeners together."""
+
+    @property
+    def watch(self) -> Watch:
+        """Says which requests are noted."""
 
     @property
     def draining(self) -> bool:
@@ -87,6 +130,10 @@ class Exchange:
         "http_version",
         "keep_alive",
         "method",
+        "named",
+        "record",
+        "refusal",
+        "size",
         "target",
     )
 
@@ -95,30 +142,52 @@ class Exchange:
         self.target = b""
         self.headers: Headers = []
         self.chunks: list[bytes | bytearray] = []  # of the body
+        self.size = 0  # of what is held for it, in bytes
         self.method = ""
         self.http_version = "1.1"
         self.keep_alive = True
+        self.refusal: Refusal | None = None  # the application is not asked
+        self.named = False  # it says an id of its own
+        self.record: Record | None = None  # what is noted of it, if anything is
         self._start: dict[str, Any] | None = None  # the application's http.response.start
         self._started = False  # the header is written
         self._streaming = False  # chunked
         self._done = False
 
-    def add(self, chunk: bytes, join: bool) -> None:
-        """Takes a piece of the body; `join`: and makes one of all that there are."""
+    def add(self, chunk: bytes, join: bool) -> int:
+        """Takes a piece of the body; `join`: and makes one of all that there are. How many bytes more that takes."""
+        freed = 0
         if join:
+            freed = _PIECE_BYTES * len(self.chunks)
             self.chunks = [bytearray().join(self.chunks)]
         if self.chunks and isinstance(self.chunks[0], bytearray):
             self.chunks[0] += chunk
-        else:
-            self.chunks.append(chunk)
+            return len(chunk) - freed
+        self.chunks.append(chunk)
+        return len(chunk) + _PIECE_BYTES
 
     async def run(self, app: App) -> None:
         connection = self._connection
+        watch = connection.watch
+        if watch.on or self.named:
+            parts = split(self.target)
+            received_bytes = sum(map(len, self.chunks))
+            path = b"" if parts is None else parts[1]
+            self.record = watch.http(self.method, path, self.headers, connection.peer, received_bytes)
+        admitted = False
         try:
-            scope = self._scope()
-            if scope is None:
+            if self.refusal is not None:
+                await self._answer_text(
+                    self.refusal.status, jsonio.dump({"error": self.refusal.message}), self.refusal.headers
+                )
+            elif (scope := self._scope()) is None:
                 await self._answer_text(400, b'{"error":"the request target is not a path"}')
+            elif (counted := self._counts(scope)) and (error := connection.admission.enter("http")) is not None:
+                await self._answer_text(
+                    http_status(error.kind, Family.OWN), jsonio.dump({"error": error.message}), retry_headers(error)
+                )
             else:
+                admitted = counted
                 await app(scope, self.receive, self.send)
                 if not self._done:
                     raise RuntimeError("the application ended without a complete answer")
@@ -130,33 +199,42 @@ class Exchange:
                 self.keep_alive = False
                 if not self._started:
                     await self._answer_text(500, b'{"error":"internal error; the server\'s log has the details"}')
+        finally:
+            if admitted:
+                connection.admission.leave()
+        if self.record is not None:
+            watch.end(self.record)
         connection.answered(self)
 
+    def _counts(self, scope: dict[str, Any]) -> bool:
+        """Is it one of those that may be too many? What only reads is answered always: probes and scrapes have to see
+        how busy the server is."""
+        return self.method == "POST" and not scope["path"].startswith(_ALWAYS)
+
     def _scope(self) -> dict[str, Any] | None:
-        target = self.target
-        if not target.startswith(b"/"):  # absolute form, as proxies send it
-            try:
-                parts = urlsplit(target)
-            except ValueError:
-                return None
-            target = (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
-            if not target.startswith(b"/"):
-                return None
-        path, _, query = target.partition(b"?")
+        parts = split(self.target)
+        if parts is None:
+            return None
+        path, raw_path, query = parts
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": self.http_version,
             "method": self.method,
             "scheme": "http",
-            "path": unquote(path.decode("latin-1")) if b"%" in path else path.decode("latin-1"),
-            "raw_path": path,
+            "path": path,
+            "raw_path": raw_path,
             "query_string": query,
             "root_path": "",
             "headers": self.headers,
             "client": self._connection.peer,
             "server": None,
         }
+
+    @property
+    def started(self) -> bool:
+        """Some of the answer has been sent."""
+        return self._started
 
     async def receive(self) -> dict[str, Any]:
         """The whole body in one message; afterwards a disconnect, once the answer is complete.
@@ -178,6 +256,8 @@ class Exchange:
             self._start = message
             return
         body, more = message.get("body", b""), message.get("more_body", False)
+        if self.record is not None:
+            self.record.sent_bytes += len(body)
         if not self._started:
             self._write_first(body, more)
         else:
@@ -192,6 +272,9 @@ class Exchange:
         if start is None:
             raise RuntimeError("the application sent a body before a status")
         status, headers = start["status"], start.get("headers", [])
+        if self.record is not None:
+            self.record.status = status
+            headers = [*headers, *self.record.headers]
         if connection.draining:
             self.keep_alive = False
         keeps = (
@@ -229,8 +312,7 @@ class Exchange:
         if body:
             self._connection.transport.write(body)
 
-    async def _answer_text(self, status: int, body: bytes) -> None:
-        await self.send(
-            {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
-        )
+    async def _answer_text(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        lines = [(b"content-type", b"application/json"), *headers]
+        await self.send({"type": "http.response.start", "status": status, "headers": lines})
         await self.send({"type": "http.response.body", "body": body})

@@ -14,9 +14,14 @@ import grpc
 import grpc.aio
 
 from serving.core.errors import ErrorKind, ServingError
+from serving.protocols import compression
 from serving.protocols.asks import TIMING, asks_for_timing
 from serving.protocols.grpc import Call, Method, Service, StreamMethod, retry_metadata
+from serving.protocols.record import REQUEST_ID, Record, Watch
 from serving.protocols.status import Family, grpc_status
+from serving.transport.access.grpc import GrpcDoor, checked, checked_stream, refusing
+from serving.transport.admission import Admission
+from serving.transport.tls import Tls
 
 log = logging.getLogger(__name__)
 
@@ -26,29 +31,94 @@ INT32_MAX = 2**31 - 1
 _LINGER_S = 0.5  # the listener closes when no call came for this long
 _MAX_LINGER_S = 5.0  # or after this, for clients that go on and on
 _FLUSH_S = 1.0
+# Calls that run models, and count as requests under way. A stream is one of them.
+_RUNS = frozenset(("ModelInfer", "ModelStreamInfer", "Predict", "Classify", "Regress", "MultiInference"))
+_COMPRESSED = frozenset((b"\x1f", b"\x78"))  # what messages begin with that may be: gzip, deflate
+_TOLD = frozenset((TIMING, REQUEST_ID))  # metadata that calls are looked through for
 _MAX_DETAILS = 2000  # bytes of a status message: it travels in a header, each byte that is not ASCII as three
 
 
 @dataclass(frozen=True)
 class GrpcLimits:
+    """What gRPC itself holds clients to; decompressed bytes and, once more, metadata are ours to bound. None: no bound.
+
+    gRPC closes a connection whose client pings more often than every five minutes without a call, or resets calls
+    faster than they can be begun; these bounds are its own.
+    """
+
     max_message_bytes: int = INT32_MAX
+    max_decompressed_bytes: int = 64 * 1024 * 1024  # of a message that comes compressed
+    max_connections: int = 4000
     max_concurrent_streams: int = 1000  # per connection
+    max_open_calls: int = 20_000  # of all connections, with those whose message has not come
     max_metadata_bytes: int = 16 * 1024
+    handshake_timeout_s: float = 10.0  # until the first frame of HTTP/2 is there
+    idle_timeout_s: float = 300.0  # without a call
+    max_age_s: float | None = None  # of a connection; its calls may then take as long again
+    keepalive_s: float = 60.0  # between pings that find out whether a client is still there
+    keepalive_timeout_s: float = 20.0
+
+    @property
+    def options(self) -> list[tuple[str, int]]:
+        """As arguments of gRPC's core."""
+        found = [
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.max_send_message_length", INT32_MAX),
+            ("grpc.max_allowed_incoming_connections", self.max_connections),
+            ("grpc.max_concurrent_streams", self.max_concurrent_streams),
+            # From the first to the second one gRPC would refuse some by chance.
+            ("grpc.max_metadata_size", self.max_metadata_bytes),
+            ("grpc.absolute_max_metadata_size", self.max_metadata_bytes),
+            ("grpc.server_handshake_timeout_ms", _ms(self.handshake_timeout_s)),
+            ("grpc.max_connection_idle_ms", _ms(self.idle_timeout_s)),
+            ("grpc.keepalive_time_ms", _ms(self.keepalive_s)),
+            ("grpc.keepalive_timeout_ms", _ms(self.keepalive_timeout_s)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.per_message_decompression", 0),  # it knows no bound but that of a message: see _inflated
+            ("grpc.so_reuseport", 0),  # a port that is taken is an error, not half of the traffic
+        ]
+        if self.max_age_s is not None:
+            age = _ms(self.max_age_s)
+            found += [("grpc.max_connection_age_ms", age), ("grpc.max_connection_age_grace_ms", age)]
+        return found
+
+
+def _ms(seconds: float) -> int:
+    return min(max(round(seconds * 1000), 1), INT32_MAX)
+
+
+class _OfClients(logging.Filter):
+    """Keeps out what grpc.aio says, with a trace each time, when a client is gone before its answer."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("ExecuteBatchError")
+
+
+_QUIET = _OfClients()
 
 
 class GrpcListener:
-    def __init__(self, services: Sequence[Service], limits: GrpcLimits) -> None:
-        self._calls = _Calls()
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", limits.max_message_bytes),
-                ("grpc.max_send_message_length", INT32_MAX),
-                ("grpc.max_concurrent_streams", limits.max_concurrent_streams),
-                ("grpc.max_metadata_size", limits.max_metadata_bytes),
-                ("grpc.so_reuseport", 0),  # a port that is taken is an error, not half of the traffic
-            ]
-        )
-        self._server.add_generic_rpc_handlers((_Methods(services, self._calls),))
+    def __init__(
+        self,
+        services: Sequence[Service],
+        limits: GrpcLimits,
+        admission: Admission | None = None,
+        watch: Watch | None = None,
+        door: GrpcDoor | None = None,
+        tls: Tls | None = None,
+    ) -> None:
+        """
+        Args:
+            admission: what the listeners of the server have in common; None: this one is alone, and takes all.
+            watch: says which calls are noted; None: those that say an id.
+            door: says who may call what; None: everybody.
+            tls: of the port; None: connections are plain, as those on a Unix socket always are.
+        """
+        self._tls = tls
+        self._calls = _Calls(admission or Admission(), limits, watch or Watch())
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_QUIET)
+        self._server = grpc.aio.server(options=limits.options, maximum_concurrent_rpcs=limits.max_open_calls)
+        self._server.add_generic_rpc_handlers((_Methods(services, self._calls, door),))
 
     async def listen(self, host: str, port: int | None, path: Path | None = None) -> int:
         """Binds and accepts; returns the port, which the system chose if `port` is 0.
@@ -74,6 +144,8 @@ class GrpcListener:
     def _bind(self, host: str, port: int) -> int:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         _try_to_bind(host, port)  # gRPC itself would log a failure in its own way, and not say why
+        if self._tls is not None:
+            return self._server.add_secure_port(address, self._tls.credentials())
         return self._server.add_insecure_port(address)
 
     async def stop(self, limit_s: float) -> bool:
@@ -101,7 +173,11 @@ class GrpcListener:
 class _Calls:
     """The calls of one listener."""
 
-    def __init__(self) -> None:
+    def __init__(self, admission: Admission, limits: GrpcLimits, watch: Watch) -> None:
+        self.admission = admission
+        self.watch = watch
+        self.max_metadata_bytes = limits.max_metadata_bytes
+        self.max_decompressed_bytes = min(limits.max_decompressed_bytes, limits.max_message_bytes)
         self.under_way = 0
         self.last = 0.0  # when one was there, in monotonic seconds; known from the time on when they are refused
         self.streams: set[_Requests] = set()
@@ -127,8 +203,11 @@ class _Calls:
 class _Requests:
     """The requests of one stream, until the client or the server ends them."""
 
-    def __init__(self, source: AsyncIterator[bytes]) -> None:
-        self._source = aiter(source)
+    def __init__(self, source: AsyncIterator[bytes], calls: _Calls, record: Record | None) -> None:
+        self._source = source
+        self._messages: AsyncIterator[bytes] | None = None  # what is never read must not be begun
+        self._record = record
+        self._calls = calls
         self._next: asyncio.Future[bytes] | None = None
         self._ended = False
 
@@ -138,9 +217,14 @@ class _Requests:
     async def __anext__(self) -> bytes:
         if self._ended:
             raise StopAsyncIteration
-        self._next = asyncio.ensure_future(anext(self._source))
+        if self._messages is None:
+            self._messages = aiter(self._source)
+        self._next = asyncio.ensure_future(anext(self._messages))
         try:
-            return await self._next
+            data = await self._next
+            if self._record is not None:
+                self._record.received_bytes += len(data)
+            return await _inflated(data, self._calls) if data[:1] in _COMPRESSED else data
         except asyncio.CancelledError:
             if self._ended:
                 raise StopAsyncIteration from None
@@ -152,6 +236,36 @@ class _Requests:
         self._ended = True
         if self._next is not None:
             self._next.cancel()
+
+
+async def _inflated(data: bytes, calls: _Calls) -> bytes:
+    """A message that begins as compressed ones do, as it was before. gRPC does not say which ones are.
+
+    No message of protobuf begins as gzip does. One may begin as deflate does, but not go on and end like it.
+
+    Raises:
+        ServingError: INVALID, if it is broken; TOO_MANY, if there is more of it than there may be, which comes to the
+            status that gRPC has for large messages.
+    """
+    gzip = data[:2] == b"\x1f\x8b"
+    if not gzip and (data[:1] != b"\x78" or int.from_bytes(data[:2]) % 31):
+        return data
+    encoding, limit = b"gzip" if gzip else b"deflate", calls.max_decompressed_bytes
+    try:
+        if compression.is_heavy_to_decompress(encoding, data):
+            return await asyncio.to_thread(compression.decompress, encoding, data, limit)
+        return compression.decompress(encoding, data, limit)
+    except compression.TooLargeError:
+        calls.admission.refused("grpc", "decompressed")
+        raise ServingError(
+            ErrorKind.TOO_MANY,
+            f"the message is larger than {limit} bytes when it is decompressed. "
+            "Use --grpc-max-decompressed-size to increase the limit.",
+        ) from None
+    except ServingError:
+        if gzip:
+            raise
+        return data
 
 
 def _short(text: str) -> str:
@@ -170,51 +284,107 @@ def _try_to_bind(host: str, port: int) -> None:
 
 
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs only
-    """All methods by their paths. Whether a call wants to know where its time goes is seen here, where its metadata are
-    at hand: for a handler it would be work to ask."""
+    """All methods by their paths. Whether a call says an id, or wants to know where its time goes, is seen here, where
+    its metadata are at hand: for a handler it would be work to ask."""
 
-    def __init__(self, services: Sequence[Service], calls: _Calls) -> None:
+    def __init__(self, services: Sequence[Service], calls: _Calls, door: GrpcDoor | None) -> None:
+        self._calls = calls
+        self._door = door
+        self._services = {service.service: service for service in services}
         self._plain: dict[str, Any] = {}
-        self._timed: dict[str, Any] = {}
+        self._told: dict[str, Any] = {}
         for service in services:
             family = service.family
             for name, method in service.methods.items():
-                self._plain[f"/{service.service}/{name}"] = _unary(method, family, calls)
-                self._timed[f"/{service.service}/{name}"] = _unary(method, family, calls, timing=True)
+                path = f"/{service.service}/{name}"
+                self._plain[path] = _unary(method, path, family, calls)
+                self._told[path] = _unary(method, path, family, calls, told=True)
             for name, stream in service.streams.items():
-                self._plain[f"/{service.service}/{name}"] = _stream(stream, family, calls)
+                path = f"/{service.service}/{name}"
+                self._plain[path] = _stream(stream, path, family, calls)
+                self._told[path] = _stream(stream, path, family, calls, told=True)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        size, told = 0, False
         for key, value in handler_call_details.invocation_metadata or ():
-            if key == TIMING and asks_for_timing(value):
-                path = handler_call_details.method
-                return self._timed.get(path) or self._plain.get(path)
-        return self._plain.get(handler_call_details.method)
+            size += len(key) + len(value)
+            told = told or key in _TOLD
+        if size > self._calls.max_metadata_bytes:  # gRPC overlooks what comes in several frames
+            return self._refused_metadata(size, handler_call_details.method)
+        if self._door is not None:
+            guarded = self._guarded(self._door, handler_call_details)
+            if guarded is not None:
+                return guarded
+        return (self._told if told else self._plain).get(handler_call_details.method)
+
+    def _refused_metadata(self, size: int, path: str) -> Any:
+        self._calls.admission.refused("grpc", "header")
+        why = f"metadata size exceeds what is allowed ({size} vs. {self._calls.max_metadata_bytes} bytes)"
+        return _stream(refusing(ServingError(ErrorKind.TOO_MANY, why)), path, Family.OIP, self._calls)
+
+    def _guarded(self, door: GrpcDoor, about: grpc.HandlerCallDetails) -> Any:
+        """A handler for this call alone, if it is refused, which needs no message of it, or if its messages have to
+        pass too; None: it is like all others."""
+        path, metadata = about.method, about.invocation_metadata or ()
+        told = any(key in _TOLD for key, _ in metadata)
+        name, _, method = path.removeprefix("/").partition("/")
+        service = self._services.get(name)
+        family = Family.OIP if service is None else service.family
+        try:
+            check = door(path, metadata)
+        except ServingError as error:
+            return _stream(refusing(error), path, family, self._calls, told)
+        if check is None or service is None:
+            return None
+        if method in service.methods:
+            return _unary(checked(service.methods[method], check), path, family, self._calls, told)
+        return _stream(checked_stream(service.streams[method], check), path, family, self._calls, told)
 
 
-def _unary(method: Method, family: Family, calls: _Calls, timing: bool = False) -> Any:
+def _unary(method: Method, path: str, family: Family, calls: _Calls, told: bool = False) -> Any:
+    """`told`: the metadata hold something that we go by."""
+    admission = calls.admission if path.rpartition("/")[2] in _RUNS else None
+    watch = calls.watch
+
     async def call(data: bytes, context: Context) -> bytes:
         if calls.refused:
             await calls.turn_away(context)
         calls.under_way += 1
         about = _about(context)
-        about.timing = timing
+        record = _begin(watch, path, context, about, len(data)) if told or watch.on else None
+        admitted = False
         try:
+            if admission is not None:
+                if (refusal := admission.enter("grpc")) is not None:
+                    raise refusal
+                admitted = True
+            if data[:1] in _COMPRESSED:
+                data = await _inflated(data, calls)
             answer = await method(data, about)
             if about.trailing:
                 context.set_trailing_metadata(about.trailing)
+            if record is not None:
+                record.status, record.sent_bytes = "OK", len(answer)
             return answer
         except Exception as error:
-            _fail(context, family, about, error)
+            code = _fail(context, family, about, error)
+            if record is not None:
+                record.status = code.name
             return b""
         finally:
+            if record is not None:
+                watch.end(record)
+            if admitted:
+                calls.admission.leave()
             calls.end()
 
     return grpc.unary_unary_rpc_method_handler(call)
 
 
-def _stream(method: StreamMethod, family: Family, calls: _Calls) -> Any:
+def _stream(method: StreamMethod, path: str, family: Family, calls: _Calls, told: bool = False) -> Any:
     """For every kind of streaming: where the protocol has one message, the stream is of that one."""
+    admission = calls.admission if path.rpartition("/")[2] in _RUNS else None
+    watch = calls.watch
 
     # A coroutine that writes, not a generator: when the call is cancelled, `method` is closed at once.
     async def call(requests: AsyncIterator[bytes], context: Context) -> None:
@@ -222,17 +392,35 @@ def _stream(method: StreamMethod, family: Family, calls: _Calls) -> Any:
             await calls.turn_away(context)
         calls.under_way += 1
         about = _about(context)
-        reader = _Requests(requests)
+        record = _begin(watch, path, context, about) if told or watch.on else None
+        reader = _Requests(requests, calls, record)
         calls.streams.add(reader)
-        answers: Any = method(reader, about)
+        admitted = False
         try:
+            if admission is not None:
+                if (refusal := admission.enter("grpc")) is not None:
+                    raise refusal
+                admitted = True
+            answers: Any = method(reader, about)
             async with aclosing(answers) as messages:
                 async for message in messages:
                     await context.write(message)
+                    if record is not None:
+                        record.sent_bytes += len(message)
+            if about.trailing:
+                context.set_trailing_metadata(about.trailing)
+            if record is not None:
+                record.status = "OK"
         except Exception as error:
-            _fail(context, family, about, error)
+            code = _fail(context, family, about, error)
+            if record is not None:
+                record.status = code.name
         finally:
+            if record is not None:
+                watch.end(record)
             calls.streams.discard(reader)
+            if admitted:
+                calls.admission.leave()
             calls.end()
 
     return grpc.stream_stream_rpc_method_handler(call)
@@ -244,19 +432,30 @@ def _about(context: Context) -> Call:
     return Call(deadline, context.invocation_metadata)
 
 
-def _fail(context: Context, family: Family, about: Call, error: Exception) -> None:
+def _begin(watch: Watch, path: str, context: Context, about: Call, received_bytes: int = 0) -> Record | None:
+    """Reads what the metadata say."""
+    metadata = context.invocation_metadata() or ()
+    about.timing = any(key == TIMING and asks_for_timing(value) for key, value in metadata)
+    record = watch.grpc(path, metadata, context.peer, received_bytes)
+    if record is not None:
+        about.trailing = record.metadata
+    return record
+
+
+def _fail(context: Context, family: Family, about: Call, error: Exception) -> grpc.StatusCode:
     """Gives the call the status of what went wrong. Not by `abort`: gRPC keeps what that raises, and the request with
     it, until the garbage collector comes."""
     if isinstance(error, ServingError):
         code, text = status(error, family, about, time.monotonic()), _short(error.message)
-        retry = retry_metadata(error)
-        if retry:
-            context.set_trailing_metadata(retry)
+        about.trailing += retry_metadata(error)
     else:
         log.error("a gRPC call failed", exc_info=error)
         code, text = grpc.StatusCode.INTERNAL, "internal error; the server's log has the details"
+    if about.trailing:
+        context.set_trailing_metadata(about.trailing)
     context.set_code(code)
     context.set_details(text)
+    return code
 
 
 def status(error: ServingError, family: Family, about: Call, now: float) -> grpc.StatusCode:

@@ -7,10 +7,16 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
+from serving.protocols.record import Watch
+from serving.transport.admission import Admission
 from serving.transport.connection import Connection, HttpLimits, Shared
-from serving.transport.exchange import App
+from serving.transport.exchange import Admit, App
+from serving.transport.handshakes import Handshakes
+from serving.transport.tls import Tls
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +29,28 @@ _LINGER_S = 0.5  # an idle client may be about to send; it gets an answer, and `
 class HttpListener:
     """Serves one ASGI application."""
 
-    def __init__(self, app: App, limits: HttpLimits) -> None:
+    def __init__(
+        self,
+        app: App,
+        limits: HttpLimits,
+        admit: Admit | None = None,
+        tls: Tls | None = None,
+        refused: Callable[[str], None] = lambda reason: None,
+        admission: Admission | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        """
+        Args:
+            admit, admission, watch: see `Shared`.
+            tls: None: connections are plain.
+            refused: called with the reason for each connection that is not let in.
+        """
         self._loop = asyncio.get_running_loop()
-        self._shared = Shared(app, limits, self._loop)
+        self._shared = Shared(app, limits, self._loop, admit, admission, watch)
+        self._tls = tls
+        self._refused = refused
         self._server: asyncio.Server | None = None
+        self._handshakes: Handshakes | None = None
         self._sweep: asyncio.TimerHandle | None = None
 
     @property
@@ -39,9 +63,28 @@ class HttpListener:
         Raises:
             OSError: the port is taken, or the host is not one of this machine.
         """
-        self._server = await self._loop.create_server(lambda: Connection(self._shared), host, port, backlog=2048)
+        if self._tls is not None:
+            limits, tls = self._shared.limits, self._tls
+            self._handshakes = Handshakes(
+                self._make, lambda: tls.context, self._full, self._refused, limits.header_timeout_s
+            )
+            await self._handshakes.listen(host, port)
+        else:
+            self._server = await self._loop.create_server(self._make, host, port, backlog=2048)
         self._plan_sweep()
-        return int(self._server.sockets[0].getsockname()[1])
+        return int(self._sockets[0].getsockname()[1])
+
+    def _make(self) -> Connection:
+        return Connection(self._shared)
+
+    def _full(self, more: int) -> bool:
+        return len(self._shared.connections) + more >= self._shared.limits.max_connections
+
+    @property
+    def _sockets(self) -> Sequence[Any]:
+        if self._handshakes is not None:
+            return self._handshakes.sockets
+        return self._server.sockets if self._server is not None else ()
 
     def _plan_sweep(self) -> None:
         self._shared.sweep()
@@ -55,18 +98,24 @@ class HttpListener:
         """
         self._shared.draining = True
         deadline = self._loop.time() + limit_s
-        if self._server is not None:
-            for listening in self._server.sockets:
+        if self._sockets:
+            for listening in self._sockets:
                 _turn_away(listening.fileno())
             await asyncio.sleep(min(_TURN_AWAY_S, limit_s))
-            self._server.close()
+        for accepting in (self._server, self._handshakes):
+            if accepting is not None:
+                accepting.close()
         linger_until = min(self._loop.time() + _LINGER_S, deadline)
-        while self._shared.connections and self._loop.time() < deadline:
+        while (self._shared.connections or self._handshakes) and self._loop.time() < deadline:
             if self._loop.time() >= linger_until:
+                if self._handshakes is not None:
+                    self._handshakes.end()
                 for connection in list(self._shared.connections):
                     if connection.idle:
                         connection.close()
             await asyncio.sleep(0.01)
+        if self._handshakes is not None:
+            self._handshakes.end()
         left = list(self._shared.connections)
         for connection in left:
             connection.abort()

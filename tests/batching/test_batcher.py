@@ -1,6 +1,7 @@
 """Instances that pull merged batches: who shares a run, who is answered with what, and what never harms others."""
 
 import asyncio
+import gc
 import threading
 import time
 import weakref
@@ -612,6 +613,22 @@ async def test_repr_shows_what_waits_and_who_is_idle() -> None:
         gate.open()
         await asyncio.gather(*callers)
         assert sorted(t.name for t in threading.enumerate() if t.name.startswith("m/1#")) == ["m/1#0", "m/1#1"]
+
+
+@on_loop
+async def test_a_closed_one_is_gone_without_a_collection() -> None:
+    gate = Gate()
+    gate.open()
+    gc.disable()
+    try:
+        async with batching(gate, max_batch_size=2, max_request_rows=3) as batcher:
+            await asyncio.gather(*(ask(batcher, n) for n in range(3)), ask(batcher, 1, 2, 3))
+            gone = weakref.ref(batcher)
+        del batcher
+        await turns()
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @on_loop

@@ -120,6 +120,11 @@ def test_if_all_are_late_the_one_with_the_most_time_is_run_so_that_something_is_
     assert len(queue) == 0
 
 
+def test_whose_time_is_up_is_not_run() -> None:
+    batch = queue_of(item(deadline=1.0), item(deadline=0.5), known=LINEAR).take(1.0)
+    assert (batch.items, batch.size) == ([], 0) and [each.number for each in batch.late] == [0, 1]
+
+
 def test_nobody_waits_for_company_until_it_is_too_late() -> None:
     queue = queue_of(item(deadline=1.0), max_delay_s=5.0, known=LINEAR)
     due = queue.due()

@@ -197,9 +197,7 @@ class QueueMachine(RuleBasedStateMachine):
             if not missed:
                 return batch, late
             late += missed
-        last = max(late, key=lambda item: item.deadline or 0.0)
-        late.remove(last)
-        return [last], late
+        return [], late
 
     def _first(self, items: list[Item]) -> list[Item]:
         batch: list[Item] = []

@@ -80,7 +80,7 @@ def test_our_own_settings_are_flags_too() -> None:
         (["--port=1.5"], "--port: expected a whole number, got '1.5'"),
         (["--enable_batching=maybe"], "--enable_batching: expected true or false, got 'maybe'"),
         (["--per_process_gpu_memory_fraction=x"], "--per_process_gpu_memory_fraction: expected a number, got 'x'"),
-        (["--ssl_config_file=ssl.txt"], "--ssl_config_file is not supported: TLS is not offered; put a proxy in front"),
+        (["--ssl_config_file=ssl.txt"], "--ssl_config_file is not supported: TLS is set up by --tls_cert"),
         (["--use_alts_credentials"], "--use_alts_credentials is not supported"),
     ],
     ids=str,
@@ -175,6 +175,7 @@ def test_files(tmp_path: Path) -> None:
     values, warnings = tfs.settings_of(given, {})
     assert values["model_defaults"]["max_batch_size"] == 128
     assert values["metrics_path"] == "/monitoring/prometheus/metrics"
+    assert values["metrics_names"] == ("serving", "tensorflow-serving")
     assert warnings == [f"{tmp_path}/batching: allowed_batch_sizes: batches are not padded, so they have any size"]
 
 

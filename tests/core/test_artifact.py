@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from serving.core import artifact
 from serving.core.artifact import (
     GOLDEN,
     MANIFEST,
@@ -298,6 +300,18 @@ def test_a_bad_golden_sample_is_an_error_in_one_line(tmp_path: Path, damage: Cal
         read_golden(tmp_path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and len(message) > len(f"{path}: ") + 20 and "\n" not in message
+
+
+def test_a_small_file_that_unpacks_to_a_large_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is unpacked."""
+    write_golden(tmp_path, Golden({"x": np.zeros(2_000_000)}, {"y": np.zeros(2_000_000)}))
+    assert (tmp_path / GOLDEN).stat().st_size < 50_000
+    monkeypatch.setattr(artifact, "_MOST_GOLDEN_BYTES", 1_000_000)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"3200\d{4} bytes when unpacked, at most 1000000 are read"):
+        read_golden(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 # Publishing

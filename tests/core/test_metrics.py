@@ -6,16 +6,24 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from serving.core.metrics import KEEP_RETIRED, OK, PHASES, SECONDS, Histogram, LiveVersion, Metrics, exporter
+from serving.core.metrics import KEEP_RETIRED, OK, PHASES, SECONDS, Histogram, LiveVersion, Metrics
+from serving.core.scrape import exporter
 from serving.core.types import Timing
 
 FAMILIES = {
     "serving_requests": "counter",
+    "serving_request_seconds": "histogram",
     "serving_request_phase_seconds": "histogram",
+    "serving_refused": "counter",
+    "serving_connections": "gauge",
     "serving_batch_rows": "histogram",
     "serving_model_load_seconds": "histogram",
     "serving_queue_rows": "gauge",
+    "serving_queue_capacity_rows": "gauge",
     "serving_in_flight_requests": "gauge",
+    "serving_instances": "gauge",
+    "serving_run_seconds": "counter",
+    "serving_padded_rows": "counter",
     "serving_model_state": "gauge",
     "serving_model_memory_bytes": "gauge",
     "serving_quarantined": "gauge",
@@ -24,6 +32,9 @@ FAMILIES = {
     "serving_shadow_requests": "counter",
     "serving_shadow_difference": "histogram",
     "serving_ready": "gauge",
+    "serving_event_loop_lag_seconds": "histogram",
+    "serving_dropped_records": "counter",
+    "serving_build_info": "gauge",
 }
 
 
@@ -77,8 +88,8 @@ def test_every_family_is_there_before_the_first_request() -> None:
 def test_answers_and_failures_are_counted_by_outcome() -> None:
     metrics = Metrics()
     requests = metrics.requests("m", "1", "rest")
-    requests.answered(0.001, Timing(queue_s=0.002, compute_s=0.004), 0.008)
-    requests.answered(0, Timing(), 0)
+    requests.answered(0.001, Timing(queue_s=0.002, compute_s=0.004), 0.008, 0.016)
+    requests.answered(0, Timing(), 0, 0)
     requests.failed("invalid")
     assert metrics.requests("m", "1", "rest") is requests
     samples = scraped(metrics)["serving_requests"]
@@ -89,12 +100,14 @@ def test_answers_and_failures_are_counted_by_outcome() -> None:
 
 def test_phases_are_told_apart_and_only_answered_requests_are_timed() -> None:
     metrics = Metrics()
-    metrics.requests("m", "1", "grpc").answered(1, Timing(queue_s=2, compute_s=4), 8)
+    metrics.requests("m", "1", "grpc").answered(1, Timing(queue_s=2, compute_s=4), 8, 16)
     metrics.requests("m", "2", "grpc").failed("invalid")
     samples = scraped(metrics)["serving_request_phase_seconds"]
     sums = {s.labels["phase"]: s.value for s in samples if s.name.endswith("_sum")}
     assert sums == dict(zip(PHASES, (1, 2, 4, 8), strict=True))
     assert {s.labels["version"] for s in samples} == {"1"}
+    whole = scraped(metrics)["serving_request_seconds"]
+    assert [s.value for s in whole if s.name.endswith("_sum")] == [16]
 
 
 def test_batches_and_loads() -> None:
@@ -131,6 +144,40 @@ def test_any_model_name_survives_the_text_form(name: str) -> None:
     metrics = Metrics()
     metrics.requests(name, "1", "rest").failed("invalid")
     assert [s.labels["model"] for s in scraped(metrics)["serving_requests"]] == [name]
+
+
+def test_what_the_instances_of_a_version_do() -> None:
+    serves = LiveVersion(
+        "m", "1", "READY", 3, 5, queue_capacity_rows=8, instances=4, busy=1, padded_rows=7, run_seconds=2.5
+    )
+    families = scraped(Metrics(live=lambda: [serves, LiveVersion("m", "2", "LOADING", 0, 0)]))
+    labels = {"model": "m", "version": "1"}
+    assert value(families["serving_queue_capacity_rows"], **labels) == 8
+    assert {s.labels["state"]: s.value for s in families["serving_instances"]} == {"busy": 1, "idle": 3}
+    assert value(families["serving_padded_rows"], **labels) == 7
+    assert value(families["serving_run_seconds"], **labels) == 2.5
+    assert {s.labels["version"] for s in families["serving_queue_capacity_rows"]} == {"1"}  # the other has no queue yet
+
+
+def test_what_is_known_of_the_server() -> None:
+    metrics = Metrics(dropped={"trace": lambda: 3}, limits={"http_connections": 10.0}, build={"version": "1.2"})
+    metrics.memory_free_bytes = lambda: 4096
+    metrics.loop_lag.observe(0.5)
+    families = scraped(metrics)
+    assert value(families["serving_dropped_records"], kind="trace") == 3
+    assert value(families["serving_limit_http_connections"]) == 10
+    assert value(families["serving_memory_free_bytes"]) == 4096
+    assert "serving_limit_memory_bytes" not in families  # there is no such limit
+    (build,) = families["serving_build_info"]
+    assert (build.value, build.labels["version"], build.labels["tensorflow"]) == (1, "1.2", "")
+    assert {s.name.rpartition("_")[2]: s.value for s in families["serving_event_loop_lag_seconds"]}["sum"] == 0.5
+
+
+def test_other_names_come_beside_ours_or_instead() -> None:
+    metrics = Metrics()
+    assert exporter(metrics, texts=[lambda: b"other 1\n"])().endswith(b"\nother 1\n")
+    alone = exporter(metrics, texts=[lambda: b"other 1\n"], ours=False)()
+    assert b"serving_" not in alone and b"process_cpu_seconds_total" in alone and b"python_gc_objects" in alone
 
 
 # Series are bounded
@@ -208,3 +255,29 @@ def test_what_became_of_copies_and_how_far_answers_differ() -> None:
     assert found["absolute", "sum", ""] == 1_000_000.5  # an infinite difference would spoil it for good
     assert (shadow.largest_absolute, shadow.largest_relative) == (1e6, 1e6)
     assert metrics.shadow("m", "2") is shadow
+
+
+# Listeners
+
+
+def test_refusals_are_counted_by_protocol_and_reason() -> None:
+    metrics = Metrics()
+    for protocol, reason in (("http", "rate"), ("http", "rate"), ("grpc", "rate"), ("http", "slow")):
+        metrics.refused(protocol, reason)
+    samples = scraped(metrics)["serving_refused"]
+    assert value(samples, protocol="http", reason="rate") == 2
+    assert value(samples, protocol="grpc", reason="rate") == value(samples, protocol="http", reason="slow") == 1
+
+
+def test_connections_are_read_at_the_scrape() -> None:
+    opened = {1, 2}
+    metrics = Metrics(connections={"http": lambda: len(opened)})
+    assert value(scraped(metrics)["serving_connections"], protocol="http") == 2
+    opened.clear()
+    assert value(scraped(metrics)["serving_connections"], protocol="http") == 0
+
+
+def test_a_certificate_is_told_of_if_there_is_one() -> None:
+    name = "serving_tls_certificate_expiry_timestamp_seconds"
+    assert name not in scraped(Metrics())
+    assert value(scraped(Metrics(certificate_expiry=lambda: 2e9))[name]) == 2e9

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 LIMIT_S = 180.0  # how long anything may take on a loaded machine before a test gives up
 
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # made once: httpx would read all certificates for each request
-_READY = re.compile(r"^ready +REST (http://\S+:(\d+)) +gRPC (\S+:(\d+))", re.MULTILINE)
+_READY = re.compile(r"^ready +REST (https?://\S+:(\d+)) +gRPC (\S+:(\d+))", re.MULTILINE)
 
 T = TypeVar("T")
 
@@ -98,7 +98,7 @@ class Server:
         match = wait_for(ready, "the line that says where the server listens")
         assert match is not None
         self.url, self.grpc = match[1], match[3]
-        self.http = self.url.removeprefix("http://")
+        self.http = self.url.partition("://")[2]
         self.http_port, self.grpc_port = int(match[2]), int(match[4])
         return self
 

@@ -261,18 +261,14 @@ def test_a_helper_that_died_is_replaced(server: Server, helper: int) -> None:
 
 
 def test_a_helper_dies_at_work(server: Server, helper: int) -> None:
-    """The request that it worked on fails and says why; nobody else notices."""
+    """Another one goes on with its request; nobody notices."""
     os.kill(helper, signal.SIGSTOP)
     with small_requests(server) as answered:
-        large, _ = oip_json(server, 4 * MB)
+        large, array = oip_json(server, 4 * MB)
         large.end()
         before = answered()
         wait_for(lambda: answered() > before + 50, "answers while the helper stands still")
         os.kill(helper, signal.SIGKILL)
-        status, answer = large.answer()
-        assert status == 500 and "helper" in answer["error"]
-        large, array = oip_json(server, 4 * MB)
-        large.end()
         check(large, array)
 
 

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 import pytest
 
 from serving.core.errors import ErrorKind, ServingError
-from serving.core.types import InferResponse
-from serving.engine import Engine
+from serving.core.types import InferRequest, InferResponse
+from serving.engine import Engine, Times
 from serving.protocols.answer import Heavy, answer
 from serving.protocols.offload import Offload
 from serving.protocols.oip import metadata
 from serving.protocols.oip.rest import PROTOCOL, HttpReply, OipRest
+from serving.protocols.record import Record, Watch, answered
 from tests import models
 from tests.protocols import codec
 from tests.protocols.build import body, serving_engine, tensor
@@ -369,3 +370,44 @@ class TestManagement:
             assert (await rest.model_metadata("copy", "2")).body == expected
 
         with_model(tmp_path, ask)
+
+
+def test_all_observers_are_told_of_an_answer_and_none_of_a_refusal(tmp_path: Path) -> None:
+    told: list[tuple[str, str, str, int]] = []
+
+    def note(name: str, protocol: str, request: InferRequest, response: InferResponse, times: Times) -> None:
+        assert times.arrived < times.decoded < times.inferred < times.encoded
+        told.append((name, protocol, request.id, response.version))
+
+    async def ask(engine: Engine, rest: OipRest) -> None:
+        first, second = partial(note, "first"), partial(note, "second")
+        for observer in (first, second, first):
+            engine.observe(observer)
+        await rest.infer("copy", None, body(ROW, id="a1"))
+        with pytest.raises(ServingError):
+            await rest.infer("copy", None, b"{")
+        engine.unobserve(first)
+        await rest.infer("copy", None, body(ROW, id="a2"))
+        engine.unobserve(second)
+        engine.unobserve(second)
+        assert engine.observers == ()
+
+    with_model(tmp_path, ask)
+    assert told == [("first", PROTOCOL, "a1", 2), ("second", PROTOCOL, "a1", 2), ("second", PROTOCOL, "a2", 2)]
+
+
+def test_the_record_of_a_request_has_its_answers_and_refusals(tmp_path: Path) -> None:
+    async def ask(engine: Engine, rest: OipRest) -> Record | None:
+        engine.observe(answered)
+        record = Watch(every=True).http("POST", b"/", [], None, 0)
+        await rest.infer("copy", None, body(ROW, id="a1"))
+        with pytest.raises(ServingError):
+            await rest.infer("copy", None, body(id="a2"))
+        return record
+
+    record = with_model(tmp_path, ask)
+    assert record is not None and record.request_id == "a1"
+    assert [(i.protocol, i.model, i.version, i.outcome) for i in record.inferences] == [
+        (PROTOCOL, "copy", "2", "ok"),
+        (PROTOCOL, "copy", "2", "invalid"),
+    ]

@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.backends.base import Session
 from serving.core.errors import ErrorKind, ServingError
-from serving.core.metrics import KEEP_RETIRED, Metrics, exporter
+from serving.core.metrics import KEEP_RETIRED, Metrics
+from serving.core.scrape import exporter
 from serving.core.spec import ModelSpec
 from serving.core.types import InferRequest
 from serving.engine import Engine
@@ -963,7 +964,7 @@ async def test_files_that_fail_leave_everything_as_it_was(repo: Path, name: str)
 @on_loop
 async def test_nobody_is_told_where_uploads_are(repo: Path) -> None:
     async with serving(repo, allow_upload=True) as served:
-        with pytest.raises(ServingError, match=r"Load model from 2/model\.onnx failed"):
+        with pytest.raises(ServingError, match=r"cannot load model\.onnx: it cannot be read as an ONNX model"):
             await served.manager.load("m", ModelSpec(), {"2/model.onnx": b"no graph"})
 
 

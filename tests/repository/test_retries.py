@@ -11,7 +11,7 @@ import pytest
 
 from serving.core.artifact import MANIFEST, Manifest
 from serving.core.errors import LoadError, ServingError
-from serving.core.metrics import exporter
+from serving.core.scrape import exporter
 from serving.core.spec import ModelSpec
 from serving.repository import reconciler
 from serving.repository.control.events import Kind

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from serving.core.metrics import exporter
+from serving.core.scrape import exporter
 from serving.engine import Engine
 from serving.protocols import examples
 from serving.protocols.manage import Manage

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec
 
 import uvloop
 
+from serving.transport.admission import Admission
 from serving.transport.connection import Connection, HttpLimits
 from serving.transport.exchange import App
 from serving.transport.http import HttpListener
@@ -90,6 +91,13 @@ class Peer:
             task.cancel()
             await asyncio.wait((task,))
 
+    async def ask(self, data: bytes) -> Answer:
+        await self.send(data)
+        return await self.answer()
+
+    def close_half(self) -> None:
+        self._writer.write_eof()
+
     def stop_reading(self) -> None:
         self._writer.transport.pause_reading()  # type: ignore[attr-defined]
 
@@ -161,10 +169,15 @@ class Listening:
     def connections(self) -> set[Connection]:
         return self.listener._shared.connections
 
+    @property
+    def held_bytes(self) -> int:
+        """Of bodies, by all connections."""
+        return self.listener._shared.held_bytes
+
 
 @asynccontextmanager
-async def listening(app: App, **limits: Any) -> AsyncIterator[Listening]:
-    listener = HttpListener(app, HttpLimits(**limits))
+async def listening(app: App, admission: Admission | None = None, **limits: Any) -> AsyncIterator[Listening]:
+    listener = HttpListener(app, HttpLimits(**limits), admission=admission)
     server = Listening(listener, await listener.listen("127.0.0.1", 0), [])
     try:
         yield server

@@ -213,6 +213,12 @@ class TestRoutes:
             assert answer.headers["allow"].upper() in ("GET", "POST")  # RFC 9110, 15.5.6
 
     @on_loop
+    async def test_a_wrong_method_is_told_all_that_there_are(self, repository: Path) -> None:
+        async with site(repository) as it:
+            answer = await it.ask("DELETE", "/v2/logging")
+            assert (answer.status, answer.headers["allow"].upper()) == (405, "GET, POST")
+
+    @on_loop
     async def test_a_fault_of_our_own_has_the_shape_of_all_errors(
         self, repository: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:

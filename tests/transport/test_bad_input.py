@@ -226,7 +226,7 @@ def test_bad_messages(target: Target, name: str) -> None:
         "/v2/models/%2e%2e/infer",
         "/v2/models/copy%00/infer",
         "/v2/models/copy%0d%0aX-Injected:%201/infer",
-        "/v2/models/" + "a" * 60_000 + "/infer",
+        "/v2/models/" + "a" * 30_000 + "/infer",
         "/v2/models/copy/versions/" + "0" * 5000 + "/infer",
         "/v2/models/copy/versions/-1/infer",
         "/v2/repository/models/..%2fcopy/load",

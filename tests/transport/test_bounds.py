@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from serving.transport import http
+from serving.transport import connection, http
+from serving.transport.admission import Admission
 from tests.transport.raw import Gate, a_while, echo, listening, on_loop, reply, request, until
 
 # The beginning of a TLS handshake, as a client sends it that expects https.
@@ -36,7 +37,8 @@ class TestHeader:
             peer = await server.connect()
             async with peer.sending(data, piece):
                 answer = await peer.answer()
-                assert answer.status == 431 and "larger than 65536 bytes" in answer.error
+                assert answer.status == 431
+                assert "larger than 32768 bytes" in answer.error or "more than 100 lines" in answer.error
                 assert answer.headers["connection"] == "close"
                 assert await peer.rest() == b""
 
@@ -45,9 +47,17 @@ class TestHeader:
     async def test_that_is_just_small_enough(self, piece: int) -> None:
         async with listening(echo) as server:
             peer = await server.connect()
-            for value in ("y" * 65_000, "y" * 40_000):
+            for value in ("y" * 32_000, "y" * 20_000):
                 await peer.send_slowly(request("GET", "/", f"x: {value}"), piece)
                 assert (await peer.answer()).json["headers"]["x"] == value
+
+    @on_loop
+    async def test_of_too_many_lines(self) -> None:
+        async with listening(echo, max_headers=5) as server:
+            lines = [f"x-{n}: y" for n in range(5)]
+            assert (await server.ask(request("GET", "/", *lines[:4]))).status == 200  # and host
+            answer = await server.ask(request("GET", "/", *lines))
+            assert answer.status == 431 and "more than 5 lines" in answer.error
 
     @on_loop
     async def test_counts_for_each_request_anew(self) -> None:
@@ -155,6 +165,38 @@ class TestBody:
             assert answer.status == 408
 
     @on_loop
+    async def test_that_comes_too_slowly(self) -> None:
+        async with listening(echo, min_body_bytes_per_s=100_000, body_grace_s=0.1) as server:
+            peer = await server.connect()
+            async with peer.sending(request("POST", "/", "content-length: 1000") + bytes(900), 1):
+                answer = await peer.answer()
+                assert answer.status == 408 and "less than 100000 bytes per second" in answer.error
+
+    @on_loop
+    async def test_that_comes_fast_enough_may_take_its_time(self) -> None:
+        async with listening(echo, min_body_bytes_per_s=10, body_grace_s=0.05) as server:
+            peer = await server.connect()
+            await peer.send_slowly(request("POST", "/", body=b"x" * 300))
+            assert (await peer.answer()).status == 200
+
+    @on_loop
+    async def test_that_waits_for_its_turn_is_not_slow(self) -> None:
+        """The server itself does not read on where too many requests wait."""
+        gate = Gate()
+        async with listening(gate, body_timeout_s=0.05, header_timeout_s=0.05) as server:
+            peer = await server.connect()
+            for n in range(17):
+                await peer.send(request("GET", f"/{n}"))
+            await until(lambda: gate.begun == ["/0"])
+            await peer.send(request("POST", "/last", "content-length: 4") + b"so")
+            await a_while()
+            await a_while()
+            await peer.send(b"me")
+            gate.opened.set()
+            answers = [await peer.answer() for _ in range(18)]
+            assert [answer.status for answer in answers] == [200] * 18 and answers[17].body == b"/last"
+
+    @on_loop
     async def test_that_is_longer_than_its_length(self) -> None:
         async with listening(echo) as server:
             peer = await server.connect()
@@ -172,6 +214,97 @@ class TestBody:
                 data = request("POST", "/", "transfer-encoding: chunked") + b"0\r\n" + trailer
                 async with peer.sending(data, piece):
                     assert 400 <= (await peer.answer()).status < 500
+
+
+class TestBodiesTogether:
+    @on_loop
+    async def test_the_one_that_arrives_for_longest_gives_way(self) -> None:
+        refused: list[tuple[str, str]] = []
+        admission = Admission(refused=lambda *what: refused.append(what))
+        async with listening(echo, admission, max_bodies_bytes=10_000) as server:
+            slow, quick = await server.connect(), await server.connect()
+            await slow.send(request("POST", "/slow", "content-length: 20000") + bytes(8_000))
+            await until(lambda: server.held_bytes > 8_000)
+            await quick.send(request("POST", "/quick", body=b"x" * 6_000))
+            assert (await quick.answer()).json["path"] == "/quick"
+            answer = await slow.answer()
+            assert answer.status == 503 and answer.headers["retry-after"] == "1" and "no memory" in answer.error
+            assert await slow.rest() == b""
+            assert server.held_bytes == 0 and refused == [("http", "memory")]
+
+    @on_loop
+    async def test_what_is_under_way_counts_until_it_is_answered(self) -> None:
+        gate = Gate()
+        async with listening(gate, max_bodies_bytes=10_000) as server:
+            first = await server.connect()
+            await first.send(request("POST", "/first", body=bytes(8_000)))
+            await until(lambda: gate.begun == ["/first"])
+            assert (await server.ask(request("POST", "/second", body=bytes(3_000)))).status == 503
+            peer = await server.connect()
+            await peer.send(request("POST", "/third", body=bytes(500)))
+            await until(lambda: "/third" in gate.begun)
+            gate.opened.set()
+            assert (await first.answer()).status == (await peer.answer()).status == 200
+            assert (await server.ask(request("POST", "/fourth", body=bytes(8_000)))).status == 200
+            assert server.held_bytes == 0
+
+    @pytest.mark.parametrize("sent", [b"half", b"whole more "])
+    @on_loop
+    async def test_nothing_is_held_of_who_leaves(self, sent: bytes) -> None:
+        gate = Gate()
+        async with listening(gate) as server:
+            peer = await server.connect()
+            await peer.send(request("POST", "/", "content-length: 11") + sent)
+            await until(lambda: server.held_bytes > 0)
+            peer.abort()
+            await until(lambda: not server.connections)
+            assert server.held_bytes == 0
+
+    @on_loop
+    async def test_nothing_is_held_of_what_is_refused(self) -> None:
+        async with listening(echo, max_body_bytes=5_000) as server:
+            peer = await server.connect()
+            await peer.send(request("POST", "/", "transfer-encoding: chunked") + b"f00\r\n%b\r\n" % bytes(0xF00) * 2)
+            assert (await peer.answer()).status == 400
+            assert server.held_bytes == 0
+
+
+class TestConcurrency:
+    @on_loop
+    async def test_requests_that_are_too_many(self) -> None:
+        refused: list[tuple[str, str]] = []
+        gate, admission = Gate(), Admission(2, lambda *what: refused.append(what))
+        async with listening(gate, admission) as server:
+            peers = [await server.connect() for _ in range(2)]
+            for n, peer in enumerate(peers):
+                await peer.send(request("POST", f"/{n}", body=b"x"))
+            await until(lambda: admission.under_way == 2)
+            peer = await server.connect()
+            for _ in range(2):  # and the connection stays
+                await peer.send(request("POST", "/more", body=b"x"))
+                answer = await peer.answer()
+                assert answer.status == 503 and answer.headers["retry-after"] == "1"
+                assert "has its 2 requests under way already" in answer.error
+            assert refused == [("http", "concurrency")] * 2
+            for path in ("/serving/models/m/rollback", "/v2/repository/models/m/unload"):
+                operator = await server.connect()
+                await operator.send(request("POST", path, body=b"{}"))
+            probe = await server.connect()
+            await probe.send(request("GET", "/v2/health/ready"))
+            await until(lambda: len(gate.begun) == 5)
+            gate.opened.set()
+            assert [(await peer.answer()).status for peer in (*peers, operator, probe)] == [200] * 4
+            assert admission.under_way == 0
+
+    @on_loop
+    async def test_who_leaves_makes_room(self) -> None:
+        gate, admission = Gate(), Admission(1)
+        async with listening(gate, admission) as server:
+            peer = await server.connect()
+            await peer.send(request("POST", "/gone", body=b"x"))
+            await until(lambda: admission.under_way == 1)
+            peer.abort()
+            await until(lambda: admission.under_way == 0)
 
 
 class TestNonsense:
@@ -240,6 +373,14 @@ class TestConnections:
             assert (await peers[1].answer()).status == 200
 
     @on_loop
+    async def test_that_are_far_too_many_are_not_even_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connection, "_MAX_TURNED_AWAY", 2)
+        async with listening(echo, max_connections=1, linger_s=60.0) as server:
+            peers = [await server.connect() for _ in range(5)]
+            assert [await peer.rest() != b"" for peer in peers[1:]] == [True, True, False, False]
+            assert (await peers[0].ask(request())).status == 200
+
+    @on_loop
     async def test_that_are_idle(self) -> None:
         async with listening(echo, idle_timeout_s=0.2) as server:
             silent, used = await server.connect(), await server.connect()
@@ -268,6 +409,20 @@ class TestConnections:
             await peer.send(request() + b"nonsense\r\n\r\n")
             await until(lambda: len(server.connections) == 1)
             await until(lambda: not server.connections)
+
+    @pytest.mark.parametrize("requests", [1, 3])
+    @on_loop
+    async def test_that_never_read_their_answers(self, requests: int) -> None:
+        """Whatever they have asked for besides, and will not read either."""
+        refused: list[tuple[str, str]] = []
+        admission = Admission(refused=lambda *what: refused.append(what))
+        async with listening(_large, admission, idle_timeout_s=0.2) as server:
+            peer = await server.connect()
+            peer.stop_reading()
+            await peer.send(request() * requests)
+            await until(lambda: len(server.connections) == 1)
+            await until(lambda: not server.connections)
+            assert refused == [("http", "slow")]
 
     @pytest.mark.parametrize("header", [[], ["connection: close"]])
     @on_loop

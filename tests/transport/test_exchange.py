@@ -190,6 +190,67 @@ class TestLeaving:
             assert gate.begun == ["/1"]
 
 
+class TestHalfClosed:
+    """Clients that say that they will send no more, and wait for what they have asked for."""
+
+    @on_loop
+    async def test_is_answered_and_closed(self) -> None:
+        async with listening(echo) as server:
+            peer = await server.connect()
+            await peer.send(request("POST", "/1", body=b"one") + request("POST", "/2", body=b"two"))
+            peer.close_half()
+            while (status := (await peer.head())[0]) == 100:
+                pass
+            assert status == 200
+            assert b'"body": "one"' in (rest := await peer.rest()) and b'"body": "two"' in rest
+            await until(lambda: not server.connections)
+
+    @on_loop
+    async def test_may_wait_for_long(self) -> None:
+        gate = Gate()
+        async with listening(gate) as server:
+            peer = await server.connect()
+            await peer.send(request("GET", "/1"))
+            await until(lambda: gate.begun == ["/1"])
+            peer.close_half()
+            assert (await peer.head())[0] == 100
+            await a_while()
+            assert gate.cancelled == []
+            gate.opened.set()
+            assert (await peer.answer()).body == b"/1" and await peer.rest() == b""
+
+    @on_loop
+    async def test_clients_of_http_1_0_get_nothing_before_their_answer(self) -> None:
+        gate = Gate()
+        async with listening(gate) as server:
+            peer = await server.connect()
+            await peer.send(b"GET /1 HTTP/1.0\r\n\r\n")
+            await until(lambda: gate.begun == ["/1"])
+            peer.close_half()
+            await a_while()
+            gate.opened.set()
+            assert (await peer.answer()).body == b"/1" and await peer.rest() == b""
+
+    @pytest.mark.parametrize("sent", [b"", b"GET / HTT", request("POST", "/", "content-length: 5") + b"1234"])
+    @on_loop
+    async def test_is_not_waited_for_where_a_request_is_not_whole(self, sent: bytes) -> None:
+        async with listening(echo) as server:
+            peer = await server.connect()
+            await peer.send(sent)
+            await until(lambda: len(server.connections) == 1)
+            peer.close_half()
+            assert await peer.rest() == b""
+            await until(lambda: not server.connections)
+
+    @on_loop
+    async def test_what_is_whole_is_answered_where_the_next_is_not(self) -> None:
+        async with listening(echo) as server:
+            peer = await server.connect()
+            await peer.send(request("GET", "/1") + b"GET /2 HT")
+            peer.close_half()
+            assert b'"path": "/1"' in await peer.rest()
+
+
 class TestBroken:
     """Applications that do not keep their side of the contract."""
 

@@ -88,8 +88,8 @@ class Caller:
             options=[("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)],
         )
 
-    def chat(self, **more: Any) -> Any:
-        return self._channel.stream_stream("/test.Service/Chat", None, None)(**more)
+    def chat(self, method: str = "/test.Service/Chat", **more: Any) -> Any:
+        return self._channel.stream_stream(method, None, None)(**more)
 
     def start(self, data: bytes, method: str = "/test.Service/Ask", **more: Any) -> Any:
         return self._channel.unary_unary(method, None, None)(data, **more)

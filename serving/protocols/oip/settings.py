@@ -183,8 +183,9 @@ class Logs:
                 f"invalid argument for --log_format, got: {changes['log_format'][:40]}; there are {', '.join(_FORMATS)}"
             )
         if changes:
-            self._settings = replace(self._settings, **changes)
-            self._apply(self._settings)
+            settings = replace(self._settings, **changes)
+            self._apply(settings)  # may refuse
+            self._settings = settings
         return self.values()
 
     def values(self) -> dict[str, Any]:

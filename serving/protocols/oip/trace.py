@@ -1,7 +1,7 @@
 """Traces: when the parts of a request began and ended, of one request in so many, written to a file as JSON.
 
 Sampling and settings live on the event loop; the file is written by a thread of its own. While nothing is traced, no
-request sees any of this: the engine's observer is None.
+request sees any of this: it is no observer of the engine.
 """
 
 import logging
@@ -107,7 +107,10 @@ class Tracer:
 
     def _switch(self) -> None:
         on = self._all.on or any(sampler.on for sampler in self._of_models.values())
-        self._engine.observer = self._observe if on else None
+        if on:
+            self._engine.observe(self._observe)
+        else:
+            self._engine.unobserve(self._observe)
 
     def _flush(self, model: str) -> None:
         """Writes what is held of a model, or of all ("")."""
@@ -117,7 +120,7 @@ class Tracer:
 
     def close(self) -> None:
         """Writes what is left and ends the thread. Blocks for as long as the disk does."""
-        self._engine.observer = None
+        self._engine.unobserve(self._observe)
         self._flush("")
         if self._writer is not None:
             self._writer.shutdown()

@@ -3,7 +3,7 @@ the process of a trial."""
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,15 +12,16 @@ import numpy as np
 
 from serving.backends import registry
 from serving.backends.base import Session
+from serving.backends.recorded import Recorded
 from serving.batching import policies
 from serving.batching.padding import prove_padding_unseen
 from serving.batching.probe import prove_rows_apart, repeat_rows
 from serving.core.artifact import GOLDEN, Golden, Tolerance, read_golden, read_manifest, verify
 from serving.core.compare import difference
-from serving.core.errors import LoadError
+from serving.core.errors import LoadError, ServingError
 from serving.core.generate import random_inputs
 from serving.core.spec import ModelSpec
-from serving.core.types import DEFAULT_SIGNATURE, Signature, Tensors
+from serving.core.types import DEFAULT_SIGNATURE, InferRequest, Signature, Tensors
 from serving.core.validate import Contract, why_no_batch_axis
 from serving.repository.disk.layout import FoundVersion
 from serving.repository.loads.calibration import Execution
@@ -72,7 +73,7 @@ def load(
     """
     Args:
         scratch: see `registry.load`.
-        verified: the files that were found have been held against their manifest already.
+        verified: the files that were found have been held against their manifest already, and are mere data.
 
     Raises:
         LoadError: the version does not match its manifest, its backend cannot serve it, or it is no longer the one that
@@ -86,7 +87,7 @@ def load(
         if found.has_manifest and not verified:
             _verify(found)
         log.debug("%s/%d: loading from '%s'", model, found.number, found.path)
-        session = registry.load(found.path, spec, scratch)
+        session = registry.load(found.path, spec, scratch, checked=verified)
     except LoadError as error:
         raise fault(error) from error
     if changed := how_changed(found):
@@ -156,6 +157,8 @@ def warm_up(model: str, found: FoundVersion, spec: ModelSpec, session: Session, 
             if because := contracts[name].unbatched_because:
                 what = f"{model}/{found.number}" + (f" signature '{name}'" if len(session.signatures) > 1 else "")
                 log.info("%s: requests run one at a time: %s", what, because)
+        if spec.warmup:
+            _run_recorded(session, registry.recorded(found.path, spec), contracts)
     except LoadError as error:
         raise fault(error) from error
     labels = _class_labels(found, spec, session)
@@ -252,6 +255,24 @@ def _run_samples(run: _Runs, spec: ModelSpec, directory: Path, contract: Contrac
         inputs = inputs_of(sample, directory, contract)
         for _ in range(sample.runs):
             run.must(inputs, f"the sample '{sample.name}'")
+
+
+def _run_recorded(session: Session, recorded: Iterable[Recorded], contracts: Mapping[str, Contract]) -> None:
+    """Raises: LoadError: a client that sent one of them would get an error."""
+    for request in recorded:
+        contract = contracts.get(request.signature)
+        if contract is None:
+            raise LoadError(f"{request.what}: there is no signature '{request.signature}'")
+        inputs = request.inputs
+        if request.examples is not None:
+            if not contract.signature.takes_examples:
+                raise LoadError(f"{request.what}: signature '{request.signature}' does not take tf.Examples")
+            inputs = {contract.inputs[0].name: request.examples}
+        try:
+            contract.check(InferRequest(contract.model, inputs))
+        except ServingError as error:
+            raise LoadError(f"{request.what}: {error}") from None
+        _Runs(session, request.signature, contract.outputs).must(inputs, request.what)
 
 
 def _run_sizes(run: _Runs, row: Tensors, most: int, deadline: float, allowed: Sequence[int] = ()) -> None:

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from serving.backends import optimized
+from serving.backends import optimized, safety
 from serving.core import processes
 from serving.core.errors import LoadError
 from serving.core.spec import ModelSpec
@@ -86,6 +86,7 @@ class Trials:
             hurry,
             self._remembered,
             optimized.directory,
+            safety.allow_unsafe_ops,
         )
         while (outcome := self._outcome(job)) is None:
             self._import_once = ""

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from serving.backends import convert, optimized, registry
+from serving.backends import convert, optimized, registry, safety
 from serving.core import processes
 from serving.core.errors import LoadError
 from serving.core.spec import ModelSpec
@@ -40,6 +40,7 @@ class Job:
         hurry: nobody is being served yet, so it need not give way to that.
         remembered: what earlier calibrations came to; None: nobody knows.
         graphs: where optimized graphs are kept; None: nowhere.
+        unsafe_ops: whether a model may do more than compute.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Job:
     hurry: bool = False
     remembered: Remembered | None = None
     graphs: Path | None = None
+    unsafe_ops: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def be_the_child(job: Job, news: Any, said: int, forker: int, imported: Mapping[
 
 def _try(job: Job, news: Any, imported: Mapping[str, int]) -> Outcome:
     convert.time_limit_s = min(convert.time_limit_s, _CONVERSION_SHARE * job.limit_s)
-    optimized.directory = job.graphs
+    optimized.directory, safety.allow_unsafe_ops = job.graphs, job.unsafe_ops
     try:
         module, _ = registry.module_for(job.found.path, job.spec)
         without_bytes, _ = memory()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.core.metrics import Metrics, exporter
+from serving.core.metrics import Metrics
+from serving.core.scrape import exporter
 from serving.repository.control import events
 from serving.repository.control.events import History, Kind
 from serving.repository.control.state import Store

@@ -134,7 +134,8 @@ def test_files_that_change_while_they_load(
     version = published(tmp_path)
     session = FakeSession()
 
-    def load(*_: Any) -> FakeSession:
+    def load(*_: Any, checked: bool) -> FakeSession:
+        assert not checked
         change(version.path)
         return session
 

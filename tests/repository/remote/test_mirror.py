@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from serving.core.metrics import Metrics, exporter
+from serving.core.metrics import Metrics
+from serving.core.scrape import exporter
 from serving.repository.disk.layout import Kind
 from serving.repository.remote import cache, mirror
 from serving.repository.remote.mirror import LONGEST_PAUSE_S, Mirror, MirrorError, pause_s

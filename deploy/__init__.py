@@ -1,0 +1,1 @@
+"""Files for deployment, and `ray`, the one package among them."""
