@@ -31,6 +31,7 @@ _MAX_CHUNKS = 65_536  # of a chunked body
 _SMALL_BODY = 64 * 1024  # of a refused request: below this the connection stays
 _MANY_PIECES = 1000  # of a body: from here on they are joined, because each is an object with a size of its own
 _LINE_BYTES = 32  # what a line of a header counts besides its text, as in HTTP/2: it takes more than its bytes
+_HEADER_END = b"\r\n\r\n"
 _FEED_BYTES = 4096  # what the parser gets at once where a header may be: it may hold that much and not tell
 _MAX_TURNED_AWAY = 1000  # connections that are told that there are too many; more are just closed
 _GONE_S = 0.05  # after a client has closed its half, it is looked for once more
@@ -187,14 +188,17 @@ class Connection(asyncio.Protocol):
 
     def _parse_in_pieces(self, data: bytes) -> None:
         """Stops where as many requests wait as may: each is many times the size of its bytes."""
-        rest = memoryview(bytes(self._unparsed) + data if self._unparsed else data)
-        while rest and self._refusal is None and not self._paused:
-            size = _FEED_BYTES
+        whole = bytes(self._unparsed) + data if self._unparsed else data
+        view, at = memoryview(whole), 0
+        while at < len(whole) and self._refusal is None and not self._paused:
             if self._phase is Phase.BODY:
-                size = max(size, self._body_length - self._body_bytes)
-            self._parse(rest[:size])
-            rest = rest[size:]
-        self._unparsed = rest if self._refusal is None else b""
+                size = max(_FEED_BYTES, self._body_length - self._body_bytes)
+            else:  # to the end of the header, so that the body comes in one piece
+                end = whole.find(_HEADER_END, at, at + _FEED_BYTES)
+                size = _FEED_BYTES if end < 0 else end + len(_HEADER_END) - at
+            self._parse(view[at : at + size])
+            at += size
+        self._unparsed = view[at:] if self._refusal is None else b""
 
     def _parse(self, data: bytes | memoryview) -> None:
         if self._phase is Phase.IDLE:
