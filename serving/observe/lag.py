@@ -4,7 +4,7 @@ import asyncio
 
 from serving.core.metrics import Histogram
 
-_EVERY_S = 0.25
+_EVERY_S = 0.5
 
 
 class Lag:
