@@ -33,6 +33,7 @@ _MANY_PIECES = 1000  # of a body: from here on they are joined, because each is 
 _LINE_BYTES = 32  # what a line of a header counts besides its text, as in HTTP/2: it takes more than its bytes
 _HEADER_END = b"\r\n\r\n"
 _FEED_BYTES = 4096  # what the parser gets at once where a header may be: it may hold that much and not tell
+_SWEPT_AT_ONCE = 200  # connections
 _MAX_TURNED_AWAY = 1000  # connections that are told that there are too many; more are just closed
 _GONE_S = 0.05  # after a client has closed its half, it is looked for once more
 _TCP_CLOSE = 7  # Linux: the other end has said that it does not know this connection
@@ -94,9 +95,17 @@ class Shared:
     def sweep(self) -> None:
         """Called about once a second: closes connections that have used up their time."""
         self.date_line = _date_line()
+        self._sweep_some(list(self.connections))
+
+    def _sweep_some(self, left: list["Connection"]) -> None:
+        """Some in each turn of the loop: ten thousand would hold up everybody for 25 ms."""
         now = self.loop.time()
-        for connection in list(self.connections):
-            connection.close_if_overdue(now)
+        for connection in left[-_SWEPT_AT_ONCE:]:
+            if not connection.closed:
+                connection.close_if_overdue(now)
+        del left[-_SWEPT_AT_ONCE:]
+        if left:
+            self.loop.call_soon(self._sweep_some, left)
 
     def make_room(self) -> None:
         """Called when all bodies together are too large. The one that has been arriving for longest gives way: an
