@@ -75,7 +75,7 @@ def serving(name: str, repository: Path, log: Path, pin: bool, command: Command 
     http_port, grpc_port = free_ports(2)
     argv = command(repository, http_port, grpc_port)
     with Server(name, argv, log, {}, server_core(pin)) as server:
-        server.wait_until(lambda: _is_ready(http_port), LOAD_S)
+        server.wait_until(lambda: is_ready(http_port), LOAD_S)
         yield Running(server, {"http": http_port, "grpc": grpc_port})
 
 
@@ -234,7 +234,7 @@ def _platform(port: int) -> str:
         return str(json.load(answer)["platform"])
 
 
-def _is_ready(port: int) -> bool:
+def is_ready(port: int) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/v2/health/ready")

@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+from loadtests.measure import is_ready
 from loadtests.processes import ProcessError, free_ports, log_tail
 from loadtests.soak import law
 from serving.client import ClientError, Operator
@@ -129,14 +129,3 @@ def children(pid: int) -> list[int]:
         with suppress(OSError):
             found += map(int, (task / "children").read_text().split())
     return found
-
-
-def is_ready(port: int) -> bool:
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/v2/health/ready")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 
 from loadtests import mlp
 from loadtests.locust.options import PROTOCOLS
+from loadtests.measure import is_ready
 from loadtests.processes import Server, free_ports
 from serving.core.artifact import Golden, write_golden
 
@@ -23,17 +23,6 @@ ROOT = Path(__file__).parents[2]
 class Ports:
     http: int
     grpc: int
-
-
-def is_ready(port: int) -> bool:
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/v2/health/ready")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
 
 
 @pytest.fixture(scope="module")
