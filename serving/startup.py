@@ -21,8 +21,7 @@ from serving.repository.manager import Source
 from serving.repository.remote import Mirror, is_url
 from serving.repository.remote.store import redacted
 from serving.transport.access.doors import Doors, Protection
-from serving.transport.connection import HttpLimits
-from serving.transport.grpc import GrpcLimits
+from serving.transport.limits import GrpcLimits, HttpLimits
 from serving.transport.tls import TlsFiles
 from serving.transport.watched import UnusableError
 

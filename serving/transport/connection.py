@@ -13,7 +13,6 @@ import os
 import socket
 import sys
 from collections import deque
-from dataclasses import dataclass
 from email.utils import formatdate
 from enum import Enum
 from typing import Any
@@ -24,6 +23,7 @@ from serving.protocols import jsonio
 from serving.protocols.record import Watch
 from serving.transport.admission import RETRY_AFTER_S, Admission
 from serving.transport.exchange import Admit, App, Exchange, Headers, head
+from serving.transport.limits import HttpLimits
 
 _RETRY_AFTER: Headers = [(b"retry-after", b"%d" % RETRY_AFTER_S)]
 _MAX_PIPELINED = 16
@@ -37,21 +37,6 @@ _SWEPT_AT_ONCE = 200  # connections
 _MAX_TURNED_AWAY = 1000  # connections that are told that there are too many; more are just closed
 _GONE_S = 0.05  # after a client has closed its half, it is looked for once more
 _TCP_CLOSE = 7  # Linux: the other end has said that it does not know this connection
-
-
-@dataclass(frozen=True)
-class HttpLimits:
-    max_body_bytes: int = 64 * 1024 * 1024
-    max_bodies_bytes: int = 1024 * 1024 * 1024  # of all connections together, whole or not, until they are answered
-    max_header_bytes: int = 32 * 1024
-    max_headers: int = 100
-    max_connections: int = 10_000
-    header_timeout_s: float = 10.0  # from the first byte of a request to the end of its header
-    body_timeout_s: float = 60.0  # from the end of the header to the end of the body
-    min_body_bytes_per_s: int = 1024  # on average, from `body_grace_s` on; 0: any
-    body_grace_s: float = 5.0  # in which a body may come as slowly as it likes
-    idle_timeout_s: float = 75.0  # between requests
-    linger_s: float = 2.0  # from a refusal to the end of the connection
 
 
 class Phase(Enum):

@@ -13,9 +13,10 @@ from typing import Any
 
 from serving.protocols.record import Watch
 from serving.transport.admission import Admission
-from serving.transport.connection import Connection, HttpLimits, Shared
+from serving.transport.connection import Connection, Shared
 from serving.transport.exchange import Admit, App
 from serving.transport.handshakes import Handshakes
+from serving.transport.limits import HttpLimits
 from serving.transport.tls import Tls
 
 log = logging.getLogger(__name__)

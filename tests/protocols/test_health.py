@@ -15,7 +15,8 @@ from serving.protocols.grpc import Call
 from serving.protocols.health import Health
 from serving.protocols.messages import health as pb
 from serving.repository.catalog import Catalog
-from serving.transport.grpc import GrpcLimits, GrpcListener
+from serving.transport.grpc import GrpcListener
+from serving.transport.limits import GrpcLimits
 
 SERVICES = ("inference.GRPCInferenceService", "tensorflow.serving.ModelService", "tensorflow.serving.PredictionService")
 KNOWN = {"", *SERVICES, "GRPCInferenceService", "ModelService", "PredictionService"}

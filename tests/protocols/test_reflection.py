@@ -15,7 +15,8 @@ from serving.core.errors import ErrorKind, ServingError
 from serving.protocols import messages
 from serving.protocols.grpc import Call
 from serving.protocols.reflection import Reflection, reflections
-from serving.transport.grpc import GrpcLimits, GrpcListener
+from serving.transport.grpc import GrpcListener
+from serving.transport.limits import GrpcLimits
 
 SERVED = ["tensorflow.serving.PredictionService", "inference.GRPCInferenceService"]
 LISTED = [

@@ -11,9 +11,10 @@ from typing import Any, ParamSpec
 import uvloop
 
 from serving.transport.admission import Admission
-from serving.transport.connection import Connection, HttpLimits
+from serving.transport.connection import Connection
 from serving.transport.exchange import App
 from serving.transport.http import HttpListener
+from serving.transport.limits import HttpLimits
 
 LIMIT_S = 15.0  # when a test gives up; far beyond what anything here takes
 

@@ -18,7 +18,8 @@ from serving.protocols.messages import oip as m
 from serving.protocols.oip import metadata
 from serving.protocols.oip.grpc import OipGrpc
 from serving.protocols.status import Family, grpc_status
-from serving.transport.grpc import GrpcLimits, GrpcListener, status
+from serving.transport.grpc import GrpcListener, status
+from serving.transport.limits import GrpcLimits
 from tests import models
 from tests.leftovers import Marker, without_collector
 from tests.protocols.build import serving_engine

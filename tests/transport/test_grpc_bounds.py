@@ -13,7 +13,8 @@ import grpc.aio
 import pytest
 
 from serving.transport.admission import Admission
-from serving.transport.grpc import GrpcLimits, GrpcListener
+from serving.transport.grpc import GrpcListener
+from serving.transport.limits import GrpcLimits
 from tests.e2e.plain import forget_peak, memory
 from tests.transport.raw import on_loop, until
 from tests.transport.test_grpc import Answerer, Caller, Code

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from serving.transport.connection import HttpLimits
 from serving.transport.http import HttpListener
+from serving.transport.limits import HttpLimits
 from tests.transport.raw import Gate, echo, listening, on_loop, reply, request, until
 
 

@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from serving.protocols.grpc import Call, Method, StreamMethod
 from serving.protocols.status import Family
-from serving.transport.connection import HttpLimits
-from serving.transport.grpc import GrpcLimits, GrpcListener
+from serving.transport.grpc import GrpcListener
 from serving.transport.http import HttpListener
+from serving.transport.limits import GrpcLimits, HttpLimits
 from serving.transport.tls import Tls, TlsFiles, read
 from serving.transport.watched import UnusableError
 from tests.certificates import NOW, TOMORROW, YESTERDAY, Authority, Issued, key_bytes, new_key

@@ -18,7 +18,8 @@ from serving.protocols.messages import oip as m
 from serving.protocols.oip import stream
 from serving.protocols.oip.grpc import PROTOCOL
 from serving.protocols.oip.grpc_codec import Reader
-from serving.transport.grpc import GrpcLimits, GrpcListener
+from serving.transport.grpc import GrpcListener
+from serving.transport.limits import GrpcLimits
 from tests import models
 from tests.leftovers import Marker, Watched, without_collector
 from tests.protocols.build import serving_oip

@@ -29,9 +29,9 @@ from serving.protocols.tfs.rest import TfsRest
 from serving.transport.access import keys
 from serving.transport.access.doors import Doors, Protection, is_loopback
 from serving.transport.app import HttpApp
-from serving.transport.connection import HttpLimits
-from serving.transport.grpc import GrpcLimits, GrpcListener
+from serving.transport.grpc import GrpcListener
 from serving.transport.http import HttpListener
+from serving.transport.limits import GrpcLimits, HttpLimits
 from serving.transport.tls import TlsFiles
 from tests import models
 from tests.certificates import YESTERDAY, Authority
