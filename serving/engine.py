@@ -108,7 +108,7 @@ class Engine:
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
-        self.catalog = Catalog()
+        self.catalog = Catalog(complete=False)
         self.stopping = False
         self.started = False
         self.observers: tuple[Observer, ...] = ()

@@ -51,6 +51,7 @@ class Catalog:
     index: tuple[IndexEntry, ...] = ()
     ready: bool = False  # every wanted model has a ready version, or sleeps
     asleep: frozenset[str] = frozenset()  # models that sleep
+    complete: bool = True  # False: the repositories have not been read yet, so any model may be there
 
     def sticky(self, name: str) -> str | None:
         """The header of whose values `route` has to be told; None: of none."""
@@ -67,7 +68,7 @@ class Catalog:
         model = self.models.get(name)
         version = None if model is None else model.default if number is None else model.ready.get(number)
         if version is None:
-            raise _missing(name, number, model)
+            raise self._missing(name, number)
         return version
 
     def route(self, name: str, number: int | None = None, key: str | None = None) -> Version:
@@ -82,20 +83,22 @@ class Catalog:
         model = self.models.get(name)
         version = None if model is None else model.pick(key) if number is None else model.ready.get(number)
         if version is None:
-            raise _missing(name, number, model)
+            raise self._missing(name, number)
         return version
 
-
-def _missing(name: str, number: int | None, model: CatalogModel | None) -> ServingError:
-    kind, what = ErrorKind.NOT_FOUND, f"'{name}' version {number} is not found"
-    if model is None:
-        what = f"'{name}' is not found"
-    elif number is None and model.coming:
-        kind, what = ErrorKind.NOT_READY, f"'{name}' version {max(model.coming)} is not at ready state"
-    elif number is None and model.ready:
-        kind, what = ErrorKind.NOT_READY, f"'{name}' has no version at ready state that gets a share of its traffic"
-    elif number is None:
-        what = f"'{name}' has no available versions"
-    elif number in model.coming:
-        kind, what = ErrorKind.NOT_READY, f"'{name}' version {number} is not at ready state"
-    return ServingError(kind, f"Request for unknown model: {what}")
+    def _missing(self, name: str, number: int | None) -> ServingError:
+        model = self.models.get(name)
+        kind, what = ErrorKind.NOT_FOUND, f"'{name}' version {number} is not found"
+        if model is None and not self.complete:
+            kind, what = ErrorKind.NOT_READY, f"'{name}' is not at ready state: the server is starting"
+        elif model is None:
+            what = f"'{name}' is not found"
+        elif number is None and model.coming:
+            kind, what = ErrorKind.NOT_READY, f"'{name}' version {max(model.coming)} is not at ready state"
+        elif number is None and model.ready:
+            kind, what = ErrorKind.NOT_READY, f"'{name}' has no version at ready state that gets a share of its traffic"
+        elif number is None:
+            what = f"'{name}' has no available versions"
+        elif number in model.coming:
+            kind, what = ErrorKind.NOT_READY, f"'{name}' version {number} is not at ready state"
+        return ServingError(kind, f"Request for unknown model: {what}")

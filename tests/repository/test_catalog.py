@@ -47,7 +47,9 @@ def test_what_is_told_if_there_is_none(
 
 
 def test_before_the_first_scan_nothing_is_known_or_ready() -> None:
-    empty = Catalog()
+    empty = Catalog(complete=False)
     assert not empty.ready and empty.index == ()
-    with pytest.raises(ServingError):
+    with pytest.raises(ServingError) as error:
         empty.resolve("simple")
+    assert error.value.kind is ErrorKind.NOT_READY  # it may be there, and clients may ask again
+    assert error.value.message == "Request for unknown model: 'simple' is not at ready state: the server is starting"
