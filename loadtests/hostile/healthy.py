@@ -3,8 +3,9 @@
     python -m loadtests.hostile.healthy '{"protocol": "http", "port": 8000, "per_s": 50, ...}'
 
 Prints a line when its first request is answered, goes on until standard input ends, and prints one line of JSON:
-`samples`, a pair for each request of when it was due (on the clock of `time.perf_counter`, which is the same in all
-processes on Linux) and how many milliseconds after that it was answered; and `failure`, if one failed: what it met.
+`samples`, a pair for each answered request of when it was due (on the clock of `time.perf_counter`, which is the same
+in all processes on Linux) and how many milliseconds after that it was answered; and `failure`, if any failed: what the
+first one met. Over gRPC it goes on after that; over HTTP the connection is lost.
 """
 
 import json
@@ -22,6 +23,10 @@ from loadtests.probe import ProbeError, read_answer
 TIMEOUT_S = 30.0
 
 Ask = Callable[[], Any]
+
+
+class CallError(Exception):
+    """A call was not answered; the connection may well be as it was."""
 
 
 @contextmanager
@@ -48,13 +53,20 @@ def over_http(task: dict[str, Any]) -> Iterator[Ask]:
 
 @contextmanager
 def over_grpc(task: dict[str, Any]) -> Iterator[Ask]:
-    """`Ask` raises grpc.RpcError."""
+    """`Ask` raises CallError."""
     import grpc
 
     message = bytes.fromhex(task["message"])
     with grpc.insecure_channel(f"127.0.0.1:{task['port']}") as channel:
         call = channel.unary_unary(task["method"], None, None)
-        yield lambda: call(message, timeout=TIMEOUT_S)
+
+        def ask() -> None:
+            try:
+                call(message, timeout=TIMEOUT_S)
+            except grpc.RpcError as error:
+                raise CallError(f"{error.code().name}: {error.details()}") from None
+
+        yield ask
 
 
 def _wait_for_end(ended: threading.Event) -> None:
@@ -74,13 +86,18 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
             start, number = time.perf_counter(), 0
             while not ended.is_set():
                 due = start + number / task["per_s"]
-                time.sleep(max(0.0, due - time.perf_counter()))
-                ask()
-                samples.append((due, 1e3 * (time.perf_counter() - due)))
                 number += 1
+                time.sleep(max(0.0, due - time.perf_counter()))
+                try:
+                    ask()
+                except CallError as error:
+                    failure = failure or str(error)
+                else:
+                    samples.append((due, 1e3 * (time.perf_counter() - due)))
+    except (CallError, ProbeError) as error:
+        failure = str(error)
     except Exception as error:  # whatever it is, an honest client should not have met it
-        what = error.details() if hasattr(error, "details") else error  # gRPC's own
-        failure = f"{type(error).__name__}: {what}" if not isinstance(error, ProbeError) else str(error)
+        failure = f"{type(error).__name__}: {error}"
     return {"samples": samples, "failure": failure}
 
 

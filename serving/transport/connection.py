@@ -2,7 +2,7 @@
 
 Bounds: the bytes and lines of a header, the bytes of a body, the bytes of all bodies together, the time to send header
 and body, how slowly a body may come, the time to idle, and the number of connections. Time is checked by one sweep over
-all connections each second, so that no request pays for a timer.
+all connections each second (`Shared`), so that no request pays for a timer.
 
 The application (through `exchange`) starts when the body is complete: no route can use half a tensor, and a slow
 sender holds no task. It is cancelled when the client goes away. All of this is on the event loop.
@@ -13,7 +13,6 @@ import os
 import socket
 import sys
 from collections import deque
-from email.utils import formatdate
 from enum import Enum
 from typing import Any
 
@@ -22,8 +21,8 @@ import httptools
 from serving.protocols import jsonio
 from serving.protocols.record import Watch
 from serving.transport.admission import RETRY_AFTER_S, Admission
-from serving.transport.exchange import Admit, App, Exchange, Headers, head
-from serving.transport.limits import HttpLimits
+from serving.transport.exchange import Admit, Exchange, Headers, head
+from serving.transport.shared import Shared
 
 _RETRY_AFTER: Headers = [(b"retry-after", b"%d" % RETRY_AFTER_S)]
 _MAX_PIPELINED = 16
@@ -33,7 +32,6 @@ _MANY_PIECES = 1000  # of a body: from here on they are joined, because each is 
 _LINE_BYTES = 32  # what a line of a header counts besides its text, as in HTTP/2: it takes more than its bytes
 _HEADER_END = b"\r\n\r\n"
 _FEED_BYTES = 4096  # what the parser gets at once where a header may be: it may hold that much and not tell
-_SWEPT_AT_ONCE = 200  # connections
 _MAX_TURNED_AWAY = 1000  # connections that are told that there are too many; more are just closed
 _GONE_S = 0.05  # after a client has closed its half, it is looked for once more
 _TCP_CLOSE = 7  # Linux: the other end has said that it does not know this connection
@@ -45,62 +43,6 @@ class Phase(Enum):
     IDLE = "idle"  # nothing since the last request
     HEADER = "header"
     BODY = "body"
-
-
-class Shared:
-    """What the connections of one listener have in common."""
-
-    def __init__(
-        self,
-        app: App,
-        limits: HttpLimits,
-        loop: asyncio.AbstractEventLoop,
-        admit: Admit | None = None,
-        admission: Admission | None = None,
-        watch: Watch | None = None,
-    ) -> None:
-        """
-        Args:
-            watch: says which requests are noted; None: those that say an id.
-            admit: says of a request, by its header alone, whether it is refused; None: none is.
-            admission: what the listeners of the server have in common; None: this one is alone, and takes all.
-        """
-        self.app = app
-        self.admit = admit
-        self.admission = admission or Admission()
-        self.watch = watch or Watch()
-        self.limits = limits
-        self.loop = loop
-        self.connections: set[Connection] = set()
-        self.held_bytes = 0  # of bodies
-        self.arriving: dict[Connection, None] = {}  # those with half a body, the one that began first in front
-        self.draining = False
-        self.date_line = _date_line()
-
-    def sweep(self) -> None:
-        """Called about once a second: closes connections that have used up their time."""
-        self.date_line = _date_line()
-        self._sweep_some(list(self.connections))
-
-    def _sweep_some(self, left: list["Connection"]) -> None:
-        """Some in each turn of the loop: ten thousand would hold up everybody for 25 ms."""
-        now = self.loop.time()
-        for connection in left[-_SWEPT_AT_ONCE:]:
-            if not connection.closed:
-                connection.close_if_overdue(now)
-        del left[-_SWEPT_AT_ONCE:]
-        if left:
-            self.loop.call_soon(self._sweep_some, left)
-
-    def make_room(self) -> None:
-        """Called when all bodies together are too large. The one that has been arriving for longest gives way: an
-        honest client sends what it has and is done, and whoever would fill the memory has to wait with the rest."""
-        while self.held_bytes > self.limits.max_bodies_bytes and self.arriving:
-            next(iter(self.arriving)).give_way()
-
-
-def _date_line() -> bytes:
-    return b"date: %b\r\n" % formatdate(usegmt=True).encode()
 
 
 class Connection(asyncio.Protocol):
@@ -220,10 +162,11 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client will send no more. It may still read, or be gone: only what is sent to it can tell."""
-        if self._answering is None and not self._waiting:
-            return False
         if self.transport.get_extra_info("sslcontext") is not None:  # which has no half that could be closed
             return False
+        if self._answering is None and not self._waiting:
+            self.shared.leave(self)
+            return True
         self._ended = True
         answering = self._answering
         if answering is not None and answering.http_version == "1.1" and not answering.started:

@@ -13,10 +13,11 @@ from typing import Any
 
 from serving.protocols.record import Watch
 from serving.transport.admission import Admission
-from serving.transport.connection import Connection, Shared
+from serving.transport.connection import Connection
 from serving.transport.exchange import Admit, App
 from serving.transport.handshakes import Handshakes
 from serving.transport.limits import HttpLimits
+from serving.transport.shared import Shared
 from serving.transport.tls import Tls
 
 log = logging.getLogger(__name__)

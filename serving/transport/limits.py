@@ -48,6 +48,9 @@ class GrpcLimits:
             ("grpc.max_send_message_length", INT32_MAX),
             ("grpc.max_allowed_incoming_connections", self.max_connections),
             ("grpc.max_concurrent_streams", self.max_concurrent_streams),
+            # Beyond 1,000 that wait to be looked at, also such as were reset long ago, it would drop some by chance.
+            ("grpc.server.max_pending_requests", self.max_open_calls),
+            ("grpc.server.max_pending_requests_hard_limit", self.max_open_calls),
             # From the first to the second one gRPC would refuse some by chance.
             ("grpc.max_metadata_size", self.max_metadata_bytes),
             ("grpc.absolute_max_metadata_size", self.max_metadata_bytes),
