@@ -290,7 +290,7 @@ class Server:
             TfsRest(engine, offload, max_body_bytes, settings.tfs_rest_timeout_s),
             Manage(control),
             text,
-            lambda: examples.infer_examples(engine.catalog),
+            examples.Examples(lambda: engine.catalog),
             metrics_path(settings),
             settings.cors_origins,
         )

@@ -37,25 +37,23 @@ class Nothing(asyncio.Protocol):
         self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        answers = 0
-        while data:
+        data, self._header = self._header + data, b""
+        at = answers = 0
+        while at < len(data):
             if self._body_left:
-                dropped = min(self._body_left, len(data))
+                dropped = min(self._body_left, len(data) - at)
                 self._body_left -= dropped
-                data = data[dropped:]
-                if self._body_left:
+                at += dropped
+            else:
+                end = data.find(b"\r\n\r\n", at)
+                if end < 0:
+                    self._header = data[at:]
+                    if len(self._header) > _MAX_HEADER:
+                        self._transport.abort()
                     break
-                answers += 1
-                continue
-            header, end, rest = (self._header + data).partition(b"\r\n\r\n")
-            if not end:
-                self._header = header
-                if len(header) > _MAX_HEADER:
-                    self._transport.abort()
-                break
-            self._header, data = b"", rest
-            length = _LENGTH.search(header)
-            self._body_left = int(length[1]) if length else 0
+                length = _LENGTH.search(data, at, end)
+                self._body_left = int(length[1]) if length else 0
+                at = end + 4
             answers += not self._body_left
         if answers:
             self._transport.write(ANSWER * answers)

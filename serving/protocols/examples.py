@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +28,21 @@ class Example:
     infer: dict[str, Any]
     generate: dict[str, Any]
     predict: dict[str, Any]  # TensorFlow Serving's
+
+
+class Examples:
+    """Those of a catalog that is replaced now and then; made anew only when it was."""
+
+    def __init__(self, catalog: Callable[[], Catalog]) -> None:
+        self._catalog = catalog
+        self._of: Catalog | None = None
+        self._made: dict[str, Example] = {}
+
+    def __call__(self) -> dict[str, Example]:
+        catalog = self._catalog()
+        if catalog is not self._of:
+            self._of, self._made = catalog, infer_examples(catalog)
+        return self._made
 
 
 def infer_examples(catalog: Catalog) -> dict[str, Example]:

@@ -12,6 +12,7 @@ import asyncio
 import os
 import socket
 import sys
+import time
 from collections import deque
 from enum import Enum
 from typing import Any
@@ -23,15 +24,17 @@ from serving.protocols.record import Watch
 from serving.transport.admission import RETRY_AFTER_S, Admission
 from serving.transport.exchange import Admit, Exchange, Headers, head
 from serving.transport.shared import Shared
+from serving.transport.slices import SLICE_S
 
 _RETRY_AFTER: Headers = [(b"retry-after", b"%d" % RETRY_AFTER_S)]
 _MAX_PIPELINED = 16
 _MAX_CHUNKS = 65_536  # of a chunked body
 _SMALL_BODY = 64 * 1024  # of a refused request: below this the connection stays
-_MANY_PIECES = 1000  # of a body: from here on they are joined, because each is an object with a size of its own
 _LINE_BYTES = 32  # what a line of a header counts besides its text, as in HTTP/2: it takes more than its bytes
 _HEADER_END = b"\r\n\r\n"
 _FEED_BYTES = 4096  # what the parser gets at once where a header may be: it may hold that much and not tell
+_CHUNKS_BYTES = 1024  # and of a chunked body: up to 170 chunks
+_MUCH_BYTES = 64 * 1024  # received at once: if many send as much, they take turns
 _MAX_TURNED_AWAY = 1000  # connections that are told that there are too many; more are just closed
 _GONE_S = 0.05  # after a client has closed its half, it is looked for once more
 _TCP_CLOSE = 7  # Linux: the other end has said that it does not know this connection
@@ -63,7 +66,8 @@ class Connection(asyncio.Protocol):
         self._body_length = 0  # as the header says
         self._held_bytes = 0  # of all requests that are here
         self._arriving = False
-        self._unparsed: bytes | memoryview = b""  # while as many requests wait as may
+        self._unparsed = b""  # while as many requests wait as may, or others have their turn
+        self._parsed = 0  # bytes of that
         self._paused = False  # for the same reason
         self._ended = False  # the client has closed its half
         self._unsent = 0
@@ -109,11 +113,25 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:  # the client may still send; what it sends is dropped
+            if len(data) >= _MUCH_BYTES:
+                self._rest()
             return
-        if len(data) <= _FEED_BYTES and not self._unparsed:
+        if self._unparsed:
+            self._unparsed, self._parsed = self._unparsed[self._parsed :] + data, 0
+        elif len(data) <= _FEED_BYTES:
             self._parse(data)
         else:
-            self._parse_in_pieces(data)
+            self._unparsed = data
+            if self._in_chunks and self.shared.rests:
+                self._rest()
+            else:
+                self._parse_some()
+                if len(data) >= _MUCH_BYTES and len(self.shared.arriving) > 1:
+                    self._rest()
+        self._look_at_bounds()
+
+    def _look_at_bounds(self) -> None:
+        """Of what has been parsed."""
         if self._phase is Phase.BODY and not self._arriving and self._refusal is None:
             self._arriving = True
             self.shared.arriving[self] = None
@@ -122,19 +140,30 @@ class Connection(asyncio.Protocol):
         if self._refusal is not None:
             self._refuse()
 
-    def _parse_in_pieces(self, data: bytes) -> None:
-        """Stops where as many requests wait as may: each is many times the size of its bytes."""
-        whole = bytes(self._unparsed) + data if self._unparsed else data
-        view, at = memoryview(whole), 0
-        while at < len(whole) and self._refusal is None and not self._paused:
-            if self._phase is Phase.BODY:
-                size = max(_FEED_BYTES, self._body_length - self._body_bytes)
+    @property
+    def _in_chunks(self) -> bool:
+        return self._phase is Phase.BODY and not self._body_length
+
+    def _parse_some(self) -> None:
+        """Of what has come; reads no more until the rest is parsed. Stops where as many requests wait as may: each is
+        many times the size of its bytes. And after a while: bytes may be tens of thousands of chunks or of requests."""
+        data, view = self._unparsed, memoryview(self._unparsed)
+        until = time.perf_counter() + SLICE_S
+        while self._parsed < len(data) and self._refusal is None and not self._paused:
+            at = self._parsed
+            if self._in_chunks:
+                size = _CHUNKS_BYTES
+            elif self._phase is Phase.BODY:
+                size = max(self._body_length - self._body_bytes, _FEED_BYTES)
             else:  # to the end of the header, so that the body comes in one piece
-                end = whole.find(_HEADER_END, at, at + _FEED_BYTES)
+                end = data.find(_HEADER_END, at, at + _FEED_BYTES)
                 size = _FEED_BYTES if end < 0 else end + len(_HEADER_END) - at
+            self._parsed += size
             self._parse(view[at : at + size])
-            at += size
-        self._unparsed = view[at:] if self._refusal is None else b""
+            if time.perf_counter() > until and self._parsed < len(data):
+                self._rest()
+        if self._parsed >= len(data) or self._refusal is not None:
+            self._unparsed, self._parsed = b"", 0
 
     def _parse(self, data: bytes | memoryview) -> None:
         if self._phase is Phase.IDLE:
@@ -150,14 +179,26 @@ class Connection(asyncio.Protocol):
         if self._phase is not Phase.IDLE and self._pending_bytes > self._limits.max_header_bytes + len(data):
             self._too_large_header()
 
-    def _go_on_reading(self) -> None:
-        """Some of those that waited have been answered."""
-        if self.closed or self._refusal is not None:
+    def _rest(self) -> None:
+        """Others have their turn first."""
+        if not self._paused:
+            self._pause()
+            self.shared.go_on_later(self)
+
+    def _pause(self) -> None:
+        if not self._paused and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def go_on_reading(self) -> None:
+        """Others have had their turn, or some of those that waited have been answered."""
+        if not self._paused or self.transport.is_closing() or len(self._waiting) >= _MAX_PIPELINED:
             return
         self._paused = False
-        if self._unparsed:
-            self.data_received(b"")
-        if not self._paused:
+        if self._unparsed and self._refusal is None:
+            self._parse_some()
+            self._look_at_bounds()
+        if not self._paused and not self.transport.is_closing():  # what was parsed may have ended it
             self.transport.resume_reading()
 
     def eof_received(self) -> bool:
@@ -206,7 +247,7 @@ class Connection(asyncio.Protocol):
             if not self._writable.done():
                 self._writable.set_result(None)
             self._writable = None
-        self._answer_next()
+        self.answer_next()
 
     # httptools
 
@@ -224,6 +265,8 @@ class Connection(asyncio.Protocol):
         self._count_header(len(name) + len(value) + _LINE_BYTES)
         if self._refusal is None and self._phase is Phase.HEADER:  # after the body: a trailer, which nobody asked for
             self._reading.headers.append((name.lower(), value.strip()))
+            if len(self._reading.headers) > self._limits.max_headers:
+                self._reject(431, f"the header has more than {self._limits.max_headers} lines", "header")
 
     def on_headers_complete(self) -> None:
         request, parser = self._reading, self._parser
@@ -232,8 +275,6 @@ class Connection(asyncio.Protocol):
         if parser.should_upgrade():  # see _parse_plainly
             return
         self._enter(Phase.BODY)
-        if len(request.headers) > self._limits.max_headers:
-            self._reject(431, f"the header has more than {self._limits.max_headers} lines", "header")
         request.keep_alive = parser.should_keep_alive()
         continues = False
         for name, value in request.headers:
@@ -267,7 +308,7 @@ class Connection(asyncio.Protocol):
         self._body_bytes += len(chunk)
         self._check_body(self._body_bytes)
         if self._refusal is None and self._reading.refusal is None:
-            size = self._reading.add(chunk, join=len(self._reading.chunks) >= _MANY_PIECES)
+            size = self._reading.add(chunk)
             self._reading.size += size
             self._held_bytes += size
             self.shared.held_bytes += size
@@ -292,10 +333,9 @@ class Connection(asyncio.Protocol):
         if self._refusal is not None:
             return
         self._waiting.append(self._reading)
-        self._answer_next()
-        if len(self._waiting) >= _MAX_PIPELINED and not self._paused:
-            self._paused = True
-            self.transport.pause_reading()
+        self.answer_next()
+        if len(self._waiting) >= _MAX_PIPELINED:
+            self._pause()
 
     def _say_continue(self) -> None:
         """Answers to earlier requests come first."""
@@ -305,11 +345,11 @@ class Connection(asyncio.Protocol):
 
     # Answering
 
-    def _answer_next(self) -> None:
+    def answer_next(self) -> None:
         """One at a time, and none while the client does not read what was answered before."""
         if self._waiting and self._answering is None and not self.congested and not self.closed:
             if self._paused and len(self._waiting) == _MAX_PIPELINED:
-                self._loop.call_soon(self._go_on_reading)
+                self._loop.call_soon(self.go_on_reading)
             self._answering = self._waiting.popleft()
             self._task = self._loop.create_task(self._answering.run(self.shared.app))
 
@@ -325,7 +365,7 @@ class Connection(asyncio.Protocol):
             self._waiting.clear()
             self.transport.close()
         elif self._waiting:
-            self._answer_next()
+            self.shared.answer_later(self)
         elif self._refusal is not None:
             self._refuse()
         elif self._ended:

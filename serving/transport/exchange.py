@@ -35,6 +35,7 @@ _STATUS_LINE = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) fo
 _JOIN_BELOW = 64 * 1024  # a body below this is copied behind its header, to be one write
 _JOIN_HERE_BELOW = 4 * 1024 * 1024
 _PIECE_BYTES = 64  # what a piece of a body takes besides its bytes, while it is an object of its own
+_MANY_PIECES = 1000  # from here on they are joined
 _BODYLESS = frozenset((204, 304))
 _ALWAYS = ("/serving/", "/v2/repository/")  # what operators send: a server that is too busy needs them most
 
@@ -74,10 +75,10 @@ def split(target: bytes) -> tuple[str, bytes, bytes] | None:
     return unquote(path.decode("latin-1")) if b"%" in path else path.decode("latin-1"), path, query
 
 
-async def _whole(chunks: list[bytes | bytearray]) -> bytes:
+async def _whole(chunks: list[bytes]) -> bytes:
     """The chunks of a body as one. A large body is joined in a thread, for joining releases the interpreter."""
     if len(chunks) == 1:
-        return bytes(chunks[0])
+        return chunks[0]
     if sum(map(len, chunks)) < _JOIN_HERE_BELOW:
         return b"".join(chunks)
     return await asyncio.to_thread(b"".join, chunks)
@@ -122,6 +123,7 @@ class Exchange:
     __slots__ = (
         "_connection",
         "_done",
+        "_joined",
         "_start",
         "_started",
         "_streaming",
@@ -141,7 +143,7 @@ class Exchange:
         self._connection = connection
         self.target = b""
         self.headers: Headers = []
-        self.chunks: list[bytes | bytearray] = []  # of the body
+        self.chunks: list[bytes] = []  # of the body
         self.size = 0  # of what is held for it, in bytes
         self.method = ""
         self.http_version = "1.1"
@@ -149,22 +151,21 @@ class Exchange:
         self.refusal: Refusal | None = None  # the application is not asked
         self.named = False  # it says an id of its own
         self.record: Record | None = None  # what is noted of it, if anything is
+        self._joined = 0  # of the chunks are many pieces in one
         self._start: dict[str, Any] | None = None  # the application's http.response.start
         self._started = False  # the header is written
         self._streaming = False  # chunked
         self._done = False
 
-    def add(self, chunk: bytes, join: bool) -> int:
-        """Takes a piece of the body; `join`: and makes one of all that there are. How many bytes more that takes."""
-        freed = 0
-        if join:
-            freed = _PIECE_BYTES * len(self.chunks)
-            self.chunks = [bytearray().join(self.chunks)]
-        if self.chunks and isinstance(self.chunks[0], bytearray):
-            self.chunks[0] += chunk
-            return len(chunk) - freed
-        self.chunks.append(chunk)
-        return len(chunk) + _PIECE_BYTES
+    def add(self, piece: bytes) -> int:
+        """Takes a piece of the body; how many bytes more are held for it. Many small ones are joined: each is an object
+        with a size of its own."""
+        self.chunks.append(piece)
+        if len(self.chunks) - self._joined < _MANY_PIECES:
+            return len(piece) + _PIECE_BYTES
+        self.chunks[self._joined :] = [b"".join(self.chunks[self._joined :])]
+        self._joined += 1
+        return len(piece) - _PIECE_BYTES * (_MANY_PIECES - 2)
 
     async def run(self, app: App) -> None:
         connection = self._connection

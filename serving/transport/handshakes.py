@@ -6,6 +6,7 @@ loop.
 
 import asyncio
 import logging
+import random
 import socket
 import ssl
 from collections.abc import Callable
@@ -105,7 +106,7 @@ class Handshakes:
                 self._make,
                 accepted,
                 ssl=self._context(),
-                ssl_handshake_timeout=self._limit_s,
+                ssl_handshake_timeout=self._limit_s * random.uniform(1.0, 1.1),  # so that many do not end at once
                 ssl_shutdown_timeout=_SHUTDOWN_S,
             )
         except (TimeoutError, ConnectionAbortedError):  # asyncio has the one for it, and uvloop the other

@@ -43,9 +43,11 @@ class Shared:
         self.arriving: dict[Connection, None] = {}  # those with half a body, the one that began first in front
         self.draining = False
         self.date_line = _date_line()
-        # Ten thousand of either at once would hold up everybody: for 25 ms, and for 150.
+        # What one client, or ten thousand, could have done in one turn of the loop would hold up all others.
         self._swept: Slices[Connection] = Slices(loop, self._sweep_one, most=100, pause_s=0.002)
         self._leaving: Slices[Connection] = Slices(loop, lambda connection: connection.close(), most=20)
+        self._reading: Slices[Connection] = Slices(loop, lambda connection: connection.go_on_reading(), most=4)
+        self._pipelined: Slices[Connection] = Slices(loop, lambda connection: connection.answer_next(), most=4)
 
     def sweep(self) -> None:
         """Called about once a second: closes connections that have used up their time."""
@@ -60,6 +62,19 @@ class Shared:
     def leave(self, connection: "Connection") -> None:
         """The client has gone, and nothing is left to do for it: closes in a moment."""
         self._leaving.add((connection,))
+
+    def go_on_later(self, connection: "Connection") -> None:
+        """It has more to parse than is good for others."""
+        self._reading.add((connection,))
+
+    @property
+    def rests(self) -> bool:
+        """Whether others wait to go on."""
+        return bool(self._reading)
+
+    def answer_later(self, connection: "Connection") -> None:
+        """It has more requests, which came before the answer to its last one."""
+        self._pipelined.add((connection,))
 
     def make_room(self) -> None:
         """Called when all bodies together are too large. The one that has been arriving for longest gives way: an

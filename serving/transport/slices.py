@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-_SLICE_S = 0.0003  # less than a request takes
+SLICE_S = 0.0003  # less than a request takes
 
 T = TypeVar("T")
 
@@ -27,6 +27,7 @@ class Slices(Generic[T]):
         self._most = most
         self._pause_s = pause_s
         self._left: deque[T] = deque()
+        self._planned = False
 
     def __len__(self) -> int:
         """How many are left to do."""
@@ -34,16 +35,18 @@ class Slices(Generic[T]):
 
     def add(self, things: Iterable[T]) -> None:
         """They are worked on from the next turn of the loop on."""
-        if not self._left:
-            self._loop.call_soon(self._turn)
         self._left.extend(things)
+        if not self._planned:
+            self._planned = True
+            self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        until = time.perf_counter() + _SLICE_S  # the time of uvloop's own clock is that of when its turn began
+        until = time.perf_counter() + SLICE_S  # the time of uvloop's own clock is that of when its turn began
         for _ in range(min(self._most, len(self._left))):
             self._work(self._left.popleft())
             if time.perf_counter() > until:
                 break
+        self._planned = bool(self._left)
         if self._left and self._pause_s:
             self._loop.call_later(self._pause_s, self._turn)
         elif self._left:

@@ -159,3 +159,12 @@ def test_the_bodies_of_a_catalog() -> None:
     catalog = catalog_of(named, large, half)
     without = Catalog(MappingProxyType({**catalog.models, "down": CatalogModel("down", {}, None)}))
     assert list(examples.infer_examples(without)) == ["small"]
+
+
+def test_examples_are_made_anew_when_the_catalog_is_another() -> None:
+    now = catalog_of(version_of(("x", dtypes.FP32, (-1, 2)), model="small"))
+    made = examples.Examples(lambda: now)
+    first = made()
+    assert list(first) == ["small"] and made() is first
+    now = Catalog()
+    assert made() == {}

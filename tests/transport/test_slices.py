@@ -40,3 +40,24 @@ async def test_slow_work_ends_a_turn_early() -> None:
     assert done == [0]
     await until(lambda: not slices)
     assert done == [0, 1, 2]
+
+
+@on_loop
+async def test_work_that_adds_to_itself_has_one_turn_at_a_time() -> None:
+    """Each of two that go on would plan a turn of its own, and each of those another one."""
+    loop = asyncio.get_running_loop()
+    done = 0
+
+    def work(left: int) -> None:
+        nonlocal done
+        done += 1
+        if left:
+            slices.add([left - 1])
+
+    slices = Slices(loop, work, most=1)
+    slices.add([50, 50])
+    for turn in range(20):
+        assert done == turn
+        await asyncio.sleep(0)
+    await until(lambda: not slices)
+    assert done == 102
