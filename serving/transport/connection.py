@@ -195,7 +195,9 @@ class Connection(asyncio.Protocol):
         if not self._paused or self.transport.is_closing() or len(self._waiting) >= _MAX_PIPELINED:
             return
         self._paused = False
-        if self._unparsed and self._refusal is None:
+        if self._refusal is not None:
+            self._unparsed = b""
+        elif self._unparsed:
             self._parse_some()
             self._look_at_bounds()
         if not self._paused and not self.transport.is_closing():  # what was parsed may have ended it

@@ -1,5 +1,6 @@
 """What a client can make the server hold, and for how long."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -154,6 +155,28 @@ class TestBody:
             assert len((await peer.answer()).json["body"]) == 130_000
             await peer.send(header + b"2\r\nab\r\n" * 66_000)
             assert (await peer.answer()).status == 400
+
+    @on_loop
+    async def test_of_many_pieces_holds_up_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connection, "SLICE_S", 0.0)
+        async with listening(echo) as server:
+            long, other = await server.connect(), await server.connect()
+            chunks = b"1\r\na\r\n" * 60_000 + b"0\r\n\r\n"
+            answer = asyncio.create_task(long.ask(request("POST", "/", "transfer-encoding: chunked") + chunks))
+            await until(lambda: server.held_bytes > 0)
+            assert (await other.ask(request())).status == 200
+            assert not answer.done()
+            assert len((await answer).json["body"]) == 60_000
+
+    @on_loop
+    async def test_that_gives_way_before_all_of_it_was_looked_at(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connection, "SLICE_S", 0.0)
+        async with listening(echo, max_bodies_bytes=50_000, linger_s=0.1) as server:
+            chunks = request("POST", "/", "transfer-encoding: chunked") + b"1\r\na\r\n" * 60_000
+            assert (await server.ask(chunks)).status == 503
+            peer = await server.connect()
+            assert (await peer.ask(chunks)).status == 503  # and it stays connected
+            await until(lambda: not server.connections and not server.held_bytes)
 
     @on_loop
     async def test_that_is_half_sent(self) -> None:
