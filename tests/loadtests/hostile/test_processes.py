@@ -100,7 +100,8 @@ def test_the_honest_client_goes_on_until_it_is_told_to_end() -> None:
     assert process.stdout is not None and process.stdin is not None
     assert process.stdout.readline() == "begun\n"
     server.end()  # it has given all its answers, and the next request fails
-    told = json.loads(process.communicate()[0])
+    told = json.loads(process.stdout.readline())
+    process.communicate()
     assert len(told["samples"]) == 29 and told["failure"]
     assert all(ms > 0 for _, ms in told["samples"])
 
