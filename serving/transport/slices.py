@@ -42,12 +42,14 @@ class Slices(Generic[T]):
 
     def _turn(self) -> None:
         until = time.perf_counter() + SLICE_S  # the time of uvloop's own clock is that of when its turn began
-        for _ in range(min(self._most, len(self._left))):
-            self._work(self._left.popleft())
-            if time.perf_counter() > until:
-                break
-        self._planned = bool(self._left)
-        if self._left and self._pause_s:
-            self._loop.call_later(self._pause_s, self._turn)
-        elif self._left:
-            self._loop.call_soon(self._turn)
+        try:
+            for _ in range(min(self._most, len(self._left))):
+                self._work(self._left.popleft())
+                if time.perf_counter() > until:
+                    break
+        finally:  # whatever became of one, the others are still to do
+            self._planned = bool(self._left)
+            if self._left and self._pause_s:
+                self._loop.call_later(self._pause_s, self._turn)
+            elif self._left:
+                self._loop.call_soon(self._turn)

@@ -61,3 +61,23 @@ async def test_work_that_adds_to_itself_has_one_turn_at_a_time() -> None:
         await asyncio.sleep(0)
     await until(lambda: not slices)
     assert done == 102
+
+
+@on_loop
+async def test_work_that_fails_stops_no_other() -> None:
+    loop = asyncio.get_running_loop()
+    failures: list[object] = []
+    loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        if number == 1:
+            raise ValueError("one")
+        done.append(number)
+
+    slices = Slices(loop, work, 10)
+    slices.add(range(3))
+    await until(lambda: not slices)
+    slices.add([3])
+    await until(lambda: len(done) == 3)
+    assert done == [0, 2, 3] and [str(failure) for failure in failures] == ["one"]
