@@ -172,12 +172,11 @@ class Engine:
             version = self.catalog.route(request.model, request.version, request.route_key)
         try:
             contract = version.contract_of(request.signature) if request.signature else version.contract
-            rows = contract.check(request)
+            rows, wanted, lane = contract.admit(request)
         except ServingError:
             if routing is not None:
                 self.refused(version, request)
             raise
-        wanted = contract.wanted(request)
         if rows == 0:
             outputs = _no_rows(contract, wanted)
             version.used_at = time.monotonic()
@@ -192,7 +191,7 @@ class Engine:
             request.inputs,
             wanted,
             rows,
-            contract.lane(request, wanted),
+            lane,
             deadline,
             contract.signature_name,
             request.priority,

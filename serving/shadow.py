@@ -160,8 +160,7 @@ class _Copier:
             self._batcher = _batcher(version)
         try:
             contract = version.contract_of(request.signature) if request.signature else version.contract
-            rows, wanted = contract.check(request), contract.wanted(request)
-            lane = contract.lane(request, wanted)
+            rows, wanted, lane = contract.admit(request)
             return self._batcher.submit(request.inputs, wanted, rows, lane, copy.deadline, contract.signature_name)
         except ServingError as error:
             return ServingError(error.kind, error.message)  # without its frames, which hold the copies

@@ -52,7 +52,7 @@ class Histogram:
 class RequestMetrics:
     """Of one model, version and protocol."""
 
-    __slots__ = ("compute", "decode", "encode", "outcomes", "queue", "whole")
+    __slots__ = ("_times", "compute", "decode", "encode", "outcomes", "queue", "whole")
 
     def __init__(self) -> None:
         self.outcomes: dict[str, int] = {}
@@ -61,14 +61,15 @@ class RequestMetrics:
         self.queue = Histogram(SECONDS)
         self.compute = Histogram(SECONDS)
         self.encode = Histogram(SECONDS)
+        self._times = (self.decode, self.queue, self.compute, self.encode, self.whole)
 
     def answered(self, decode_s: float, timing: Timing, encode_s: float, whole_s: float) -> None:
         self.outcomes[OK] = self.outcomes.get(OK, 0) + 1
-        self.decode.observe(decode_s)
-        self.queue.observe(timing.queue_s)
-        self.compute.observe(timing.compute_s)
-        self.encode.observe(encode_s)
-        self.whole.observe(whole_s)
+        for histogram, seconds in zip(
+            self._times, (decode_s, timing.queue_s, timing.compute_s, encode_s, whole_s), strict=True
+        ):  # as `observe`, without the calls
+            histogram.counts[bisect_left(SECONDS, seconds)] += 1
+            histogram.total += seconds
 
     def failed(self, outcome: str) -> None:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1

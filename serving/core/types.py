@@ -1,6 +1,6 @@
 """What a request, an answer and a model's signature are, independent of wire and runtime."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
@@ -90,6 +90,7 @@ class InferRequest:
     parameters: Parameters = field(default_factory=dict)
     lent: bool = False  # arrays may change once it is answered, since the client can write to them
     route_key: str | None = None  # requests with the same key go to the same version, where a model's traffic is shared
+    form: Hashable = None  # requests of the same one are equal but for the values in their tensors; None: not known
 
 
 @dataclass(slots=True)

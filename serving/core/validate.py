@@ -3,19 +3,29 @@
 The texts are the ones that clients of the Open Inference Protocol know.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from serving.core.dtypes import BY_NUMPY
 from serving.core.errors import ErrorKind, ServingError, invalid
+from serving.core.memo import Memo
 from serving.core.padding import Padding
 from serving.core.types import DEFAULT_SIGNATURE, InferRequest, Signature, TensorSpec
 
 _BATCH_NOTE = (
     "NOTE: axis 0 is the batch dimension of this model, so each input shape must begin with the number of rows."
 )
+
+
+class Admitted(NamedTuple):
+    """What a checked request comes to: see `Contract.check`, `wanted` and `lane`."""
+
+    rows: int
+    outputs: tuple[str, ...]
+    lane: tuple[object, ...] | None
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class Contract:
     not_rows: frozenset[str] = field(init=False)  # optional inputs that have no batch axis
     required: int = field(init=False)  # number of inputs that may not be missing
     fixed: bool = field(init=False)  # all requests have the same inputs and trailing shapes
+    _admitted: Memo[Hashable, Admitted] = field(init=False, repr=False, compare=False, default_factory=Memo)  # by form
 
     def __post_init__(self) -> None:
         inputs = tuple(self.signature.inputs.values())
@@ -51,6 +62,17 @@ class Contract:
         object.__setattr__(self, "required", required)
         fixed = required == len(inputs) and all(s.shape is not None and -1 not in s.row_shape for s in inputs)
         object.__setattr__(self, "fixed", fixed)
+
+    def admit(self, request: InferRequest) -> Admitted:
+        """Checks a request. Raises: ServingError: see `check`."""
+        form = request.form
+        known = None if form is None else self._admitted.get(form)
+        if known is None:
+            rows, outputs = self.check(request), self.wanted(request)
+            known = Admitted(rows, outputs, self.lane(request, outputs))
+            if form is not None:
+                self._admitted.keep(form, known)
+        return known
 
     def check(self, request: InferRequest) -> int:
         """The number of rows of a valid request.

@@ -30,7 +30,12 @@ class Asks:
     timing: bool = False
 
 
-_NOTHING = Asks()
+NOTHING = Asks()
+
+
+def may_ask(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """False: `of_headers` finds nothing in them, whenever it is asked."""
+    return any(name == _TIMING or name in _LIMITS for name, _ in headers)
 
 
 def of_headers(headers: Iterable[tuple[bytes, bytes]], by: float | None = None) -> Asks:
@@ -51,7 +56,7 @@ def of_headers(headers: Iterable[tuple[bytes, bytes]], by: float | None = None) 
             timing = asks_for_timing(value.decode("latin-1"))
     limit_ms = min(filter(None, limits_ms), default=None)
     if limit_ms is None:
-        return Asks(by, timing) if timing or by is not None else _NOTHING
+        return Asks(by, timing) if timing or by is not None else NOTHING
     deadline = time.monotonic() + limit_ms / 1000
     return Asks(deadline if by is None else min(by, deadline), timing)
 

@@ -1,6 +1,6 @@
 """An HTTP answer as codecs give it and listeners send it."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,9 @@ class HttpReply:
     status: int
     body: bytes
     headers: Headers = field(default_factory=lambda: [JSON])
+
+
+Handler = Callable[[bytes], Awaitable[HttpReply]]  # answers a body, where all else that the request says is known
 
 
 def json_reply(value: Any, status: int = 200) -> HttpReply:

@@ -24,6 +24,7 @@ from serving.core.errors import ServingError, invalid
 _HEAVY_TEXT = 256 * 1024  # bytes
 _HEAVY_ELEMENTS = 32 * 1024
 _CAREFUL = 8  # how many times slower the careful parser is
+LIGHT_TEXT = _HEAVY_TEXT // _CAREFUL  # bytes that are never heavy to read
 
 MAX_DEPTH = 100  # of a tensor's lists
 _TOO_DEEP = f"JSON nesting depth exceeds maximum allowed limit ({MAX_DEPTH})"
@@ -91,7 +92,7 @@ def _unreadable(failure: Exception, wording: Wording) -> ServingError:
 
 def is_heavy_to_read(text: bytes) -> bool:
     """Would reading this keep the event loop for more than about a millisecond?"""
-    if len(text) * _CAREFUL <= _HEAVY_TEXT:
+    if len(text) <= LIGHT_TEXT:
         return False
     return len(text) > _HEAVY_TEXT or holds(text, b"NaN", b"N") or holds(text, b"Inf", b"I")
 

@@ -15,13 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from serving.core.errors import ErrorKind, ServingError
-from serving.protocols.http import HttpReply, error_reply
+from serving.protocols.http import Handler, Headers, HttpReply, error_reply
 from serving.protocols.manage import Manage
-from serving.protocols.oip.rest import HEADER_LENGTH, OipRest
-from serving.protocols.status import Family
+from serving.protocols.oip.rest import OipRest
 from serving.protocols.tfs.rest import TfsRest
 from serving.transport import openapi, routes
 from serving.transport.access.scopes import Scope, of_http
+from serving.transport.exchange import split
 from serving.transport.routes import Ask, Route
 
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
@@ -54,42 +54,27 @@ class HttpApp:
         self._fastapi = _documented(table, metrics_text, examples, metrics_path, frozenset(cors_origins))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        handler = None
         if scope["type"] == "http":
-            path = scope["path"]
-            if scope["method"] == "POST" and (match := _INFER.fullmatch(path)) is not None:
-                await self._infer(match[1], match[2], scope["headers"], receive, send)
-                return
-            if _TFS.match(path) is not None and path != self._metrics_path:
-                await self._serve_tfs(scope, receive, send)
-                return
-        await self._fastapi(scope, receive, send)
+            handler = self._hot(scope["method"], scope["path"], _raw_path(scope), scope["headers"])
+        if handler is None:
+            await self._fastapi(scope, receive, send)
+        else:
+            await _send(await handler(await _whole_body(receive)), send)
 
-    async def _infer(self, model: str, version: str | None, headers: Any, receive: Any, send: Any) -> None:
-        header_length = encoding = accept = None
-        for name, value in headers:
-            if name == HEADER_LENGTH:
-                header_length = value
-            elif name == b"content-encoding":
-                encoding = value
-            elif name == b"accept-encoding":
-                accept = value
-        body = await _whole_body(receive)
-        try:
-            reply = await self._oip.infer(model, version, body, header_length, encoding, accept, headers)
-        except ServingError as error:
-            reply = error_reply(error, Family.OIP)
-        await _send(reply, send)
+    def handler(self, method: str, target: bytes, headers: Headers) -> Handler | None:
+        """See `exchange.Handles`."""
+        parts = split(target)
+        return None if parts is None else self._hot(method, parts[0], parts[1].decode("latin-1"), headers)
 
-    async def _serve_tfs(self, scope: Any, receive: Any, send: Any) -> None:
-        encoding = origin = None
-        headers = scope["headers"]
-        for name, value in headers:
-            if name == b"content-encoding":
-                encoding = value
-            elif name == b"origin":
-                origin = value
-        body = await _whole_body(receive)
-        await _send(await self._tfs.handle(scope["method"], _raw_path(scope), body, encoding, origin, headers), send)
+    def _hot(self, method: str, path: str, raw_path: str, headers: Headers) -> Handler | None:
+        if method == "POST" and (match := _INFER.fullmatch(path)) is not None:
+            return self._oip.inference(match[1], match[2], headers)
+        if _TFS.match(path) is not None and path != self._metrics_path:
+            said = dict(headers)
+            encoding, origin = said.get(b"content-encoding"), said.get(b"origin")
+            return lambda body: self._tfs.handle(method, raw_path, body, encoding, origin, headers)
+        return None
 
 
 async def _whole_body(receive: Any) -> bytes:

@@ -5,11 +5,11 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 from serving.protocols import jsonio
-from serving.protocols.http import retry_headers
+from serving.protocols.http import JSON, Handler, Headers, HttpReply, retry_headers
 from serving.protocols.record import Record, Watch
 from serving.protocols.status import Family, http_status
 from serving.transport.admission import Admission
@@ -17,7 +17,14 @@ from serving.transport.admission import Admission
 log = logging.getLogger(__name__)
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
+
+
+@runtime_checkable
+class Handles(Protocol):
+    """An application that can be asked in another way: by the header alone, and then with one body after the other."""
+
+    def handler(self, method: str, target: bytes, headers: Headers) -> Handler | None:
+        """What answers requests with this header; None: only the application itself does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,12 @@ def split(target: bytes) -> tuple[str, bytes, bytes] | None:
     return unquote(path.decode("latin-1")) if b"%" in path else path.decode("latin-1"), path, query
 
 
+def _counts(scope: dict[str, Any] | None) -> bool:
+    """Is it one of those that may be too many? What only reads is answered always: probes and scrapes have to see
+    how busy the server is. None: it is an inference."""
+    return scope is None or (scope["method"] == "POST" and not scope["path"].startswith(_ALWAYS))
+
+
 async def _whole(chunks: list[bytes]) -> bytes:
     """The chunks of a body as one. A large body is joined in a thread, for joining releases the interpreter."""
     if len(chunks) == 1:
@@ -128,6 +141,7 @@ class Exchange:
         "_started",
         "_streaming",
         "chunks",
+        "handler",
         "headers",
         "http_version",
         "keep_alive",
@@ -148,11 +162,12 @@ class Exchange:
         self.method = ""
         self.http_version = "1.1"
         self.keep_alive = True
+        self.handler: Handler | None = None  # the application's, if the header was known
         self.refusal: Refusal | None = None  # the application is not asked
         self.named = False  # it says an id of its own
         self.record: Record | None = None  # what is noted of it, if anything is
         self._joined = 0  # of the chunks are many pieces in one
-        self._start: dict[str, Any] | None = None  # the application's http.response.start
+        self._start: tuple[int, Headers] | None = None  # status and headers, as the application gave them
         self._started = False  # the header is written
         self._streaming = False  # chunked
         self._done = False
@@ -175,23 +190,27 @@ class Exchange:
             received_bytes = sum(map(len, self.chunks))
             path = b"" if parts is None else parts[1]
             self.record = watch.http(self.method, path, self.headers, connection.peer, received_bytes)
-        admitted = False
+        entered = False
         try:
+            scope = self._scope() if self.handler is None else None
             if self.refusal is not None:
                 await self._answer_text(
                     self.refusal.status, jsonio.dump({"error": self.refusal.message}), self.refusal.headers
                 )
-            elif (scope := self._scope()) is None:
+            elif scope is None and self.handler is None:
                 await self._answer_text(400, b'{"error":"the request target is not a path"}')
-            elif (counted := self._counts(scope)) and (error := connection.admission.enter("http")) is not None:
+            elif (counts := _counts(scope)) and (error := connection.admission.enter("http")) is not None:
                 await self._answer_text(
                     http_status(error.kind, Family.OWN), jsonio.dump({"error": error.message}), retry_headers(error)
                 )
             else:
-                admitted = counted
-                await app(scope, self.receive, self.send)
-                if not self._done:
-                    raise RuntimeError("the application ended without a complete answer")
+                entered = counts
+                if self.handler is not None:
+                    await self._answer(await self.handler(self.chunks.pop()))
+                else:
+                    await app(scope, self.receive, self.send)
+                    if not self._done:
+                        raise RuntimeError("the application ended without a complete answer")
         except asyncio.CancelledError:  # the client went away, or the server's time is up
             self.keep_alive = False
         except Exception:
@@ -201,16 +220,11 @@ class Exchange:
                 if not self._started:
                     await self._answer_text(500, b'{"error":"internal error; the server\'s log has the details"}')
         finally:
-            if admitted:
+            if entered:
                 connection.admission.leave()
         if self.record is not None:
             watch.end(self.record)
         connection.answered(self)
-
-    def _counts(self, scope: dict[str, Any]) -> bool:
-        """Is it one of those that may be too many? What only reads is answered always: probes and scrapes have to see
-        how busy the server is."""
-        return self.method == "POST" and not scope["path"].startswith(_ALWAYS)
 
     def _scope(self) -> dict[str, Any] | None:
         parts = split(self.target)
@@ -250,13 +264,20 @@ class Exchange:
         return {"type": "http.disconnect"}
 
     async def send(self, message: dict[str, Any]) -> None:
-        connection = self._connection
-        if connection.closed:
+        if self._connection.closed:
             return
         if message["type"] == "http.response.start":
-            self._start = message
+            self._start = message["status"], message.get("headers", [])
             return
-        body, more = message.get("body", b""), message.get("more_body", False)
+        await self._send(message.get("body", b""), message.get("more_body", False))
+
+    async def _answer(self, reply: HttpReply) -> None:
+        if not self._connection.closed:
+            self._start = reply.status, reply.headers
+            await self._send(reply.body, more=False)
+
+    async def _send(self, body: bytes, more: bool) -> None:
+        connection = self._connection
         if self.record is not None:
             self.record.sent_bytes += len(body)
         if not self._started:
@@ -272,7 +293,7 @@ class Exchange:
         connection, start = self._connection, self._start
         if start is None:
             raise RuntimeError("the application sent a body before a status")
-        status, headers = start["status"], start.get("headers", [])
+        status, headers = start
         if self.record is not None:
             self.record.status = status
             headers = [*headers, *self.record.headers]
@@ -314,6 +335,4 @@ class Exchange:
             self._connection.transport.write(body)
 
     async def _answer_text(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        lines = [(b"content-type", b"application/json"), *headers]
-        await self.send({"type": "http.response.start", "status": status, "headers": lines})
-        await self.send({"type": "http.response.body", "body": body})
+        await self._answer(HttpReply(status, body, [JSON, *headers]))

@@ -9,7 +9,7 @@ from typing import Any
 
 from serving.protocols.http import HttpReply
 from serving.protocols.manage import Manage
-from serving.protocols.oip.rest import HEADER_LENGTH, OipRest
+from serving.protocols.oip.rest import OipRest
 from serving.protocols.status import Family
 from serving.protocols.tfs.rest import TfsRest
 from serving.transport import schemas
@@ -119,16 +119,7 @@ def oip(rest: OipRest) -> Iterator[Route]:
 
 
 def infer(rest: OipRest, ask: Ask) -> Awaitable[HttpReply]:
-    headers = ask.headers
-    return rest.infer(
-        ask.model,
-        ask.version,
-        ask.body,
-        headers.get(HEADER_LENGTH),
-        ask.encoding,
-        headers.get(b"accept-encoding"),
-        headers.items(),
-    )
+    return rest.infer(ask.model, ask.version, ask.body, list(ask.headers.items()))
 
 
 def _of_model(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from serving.protocols.record import Watch
 from serving.transport.admission import Admission
-from serving.transport.exchange import Admit, App
+from serving.transport.exchange import Admit, App, Handles
+from serving.transport.known import Headings
 from serving.transport.limits import HttpLimits
 from serving.transport.slices import Slices
 
@@ -33,6 +34,8 @@ class Shared:
             admission: what the listeners of the server have in common; None: this one is alone, and takes all.
         """
         self.app = app
+        self.find_handler = app.handler if isinstance(app, Handles) else None
+        self.known = Headings()
         self.admit = admit
         self.admission = admission or Admission()
         self.watch = watch or Watch()

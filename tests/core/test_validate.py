@@ -1,5 +1,6 @@
 """A request held against a signature: the number of its rows, or the text that clients of the protocol know."""
 
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -49,6 +50,19 @@ def refusal(request: InferRequest, by: Contract) -> str:
 @pytest.mark.parametrize("rows", [1, 3, 8])
 def test_a_valid_request_has_as_many_rows_as_axis_0(rows: int) -> None:
     assert contract().check(ask(INPUT0=ints(rows, 16), INPUT1=ints(rows, 16))) == rows
+
+
+def test_requests_of_one_form_are_checked_once() -> None:
+    by = contract()
+    checked = replace(ask(INPUT0=ints(3, 16), INPUT1=ints(3, 16), outputs=("OUTPUT1",)), form="a")
+    first = by.admit(checked)
+    assert first == (3, ("OUTPUT1",), by.lane(checked, ("OUTPUT1",)))
+    assert by.admit(replace(checked, inputs={})) is first  # not looked at: it says that it has the same form
+    assert contract().admit(checked) == first  # what another contract has found does not count
+    for form in ("b", None):
+        with pytest.raises(ServingError, match="expected 2 inputs"):
+            by.admit(replace(checked, inputs={}, form=form))
+    assert by.admit(replace(checked, form="b")) == first  # what was refused is not kept
 
 
 def test_the_order_in_which_inputs_come_does_not_matter() -> None:

@@ -16,7 +16,7 @@ from serving.core.metrics import Metrics
 from serving.core.types import InferRequest, InferResponse, Signature, TensorSpec
 from serving.engine import Engine
 from serving.protocols.grpc import Call
-from serving.protocols.http import HttpReply
+from serving.protocols.http import Headers, HttpReply
 from serving.protocols.messages import oip
 from serving.protocols.oip import grpc_codec, rest_codec
 from serving.protocols.oip.grpc import OipGrpc
@@ -63,6 +63,12 @@ def not_for_ever(limit_s: int = 30) -> Iterator[None]:
 
 
 # REST
+
+
+def lines(length: bytes | None = None, encoding: bytes | None = None, accept: bytes | None = None) -> Headers:
+    """Headers of an inference request over REST."""
+    said = ((rest_codec.HEADER_LENGTH, length), (b"content-encoding", encoding), (b"accept-encoding", accept))
+    return [(name, value) for name, value in said if value is not None]
 
 
 def tensor(name: str = "x", datatype: str = "FP32", shape: object = (1, 2), **more: Any) -> dict[str, Any]:

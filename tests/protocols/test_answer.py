@@ -20,7 +20,7 @@ from serving.protocols.oip.rest import PROTOCOL, HttpReply, OipRest
 from serving.protocols.record import Record, Watch, answered
 from tests import models
 from tests.protocols import codec
-from tests.protocols.build import body, serving_engine, tensor
+from tests.protocols.build import body, lines, serving_engine, tensor
 
 T = TypeVar("T")
 
@@ -87,8 +87,8 @@ def test_a_refusal_is_counted_by_what_the_server_knows(
 def test_an_encoding_that_is_not_offered(tmp_path: Path) -> None:
     async def ask(engine: Engine, rest: OipRest) -> None:
         for encoding in (None, b"", b"identity"):
-            assert (await rest.infer("copy", None, body(ROW), encoding=encoding)).status == 200
-        reply = await rest.infer("copy", None, body(ROW), encoding=b"br")
+            assert (await rest.infer("copy", None, body(ROW), lines(encoding=encoding))).status == 200
+        reply = await rest.infer("copy", None, body(ROW), lines(encoding=b"br"))
         assert reply.status == 501 and b"Unsupported compression type" in reply.body
         assert outcomes(engine) == {"ok": 3, "unsupported": 1}
 

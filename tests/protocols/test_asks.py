@@ -27,7 +27,7 @@ from serving.protocols.status import Family
 from serving.protocols.tfs.grpc import PredictionService
 from serving.protocols.tfs.rest import TfsRest
 from tests import models
-from tests.protocols.build import body, message, refused, serving_engine, tensor
+from tests.protocols.build import body, lines, message, refused, serving_engine, tensor
 
 T = TypeVar("T")
 
@@ -144,7 +144,7 @@ Headers = list[tuple[bytes, bytes]]
 Send = Callable[[Headers], Awaitable[HttpReply]]
 SENDS: dict[str, Callable[[OipRest, TfsRest], Send]] = {
     "infer": lambda oip, _: lambda headers: oip.infer("copy", None, body(ROW), headers=headers),
-    "raw": lambda oip, _: lambda headers: oip.infer("copy", None, bytes(16), b"0", headers=headers),
+    "raw": lambda oip, _: lambda headers: oip.infer("copy", None, bytes(16), [*lines(b"0"), *headers]),
     "generate": lambda oip, _: (
         lambda headers: oip.generate("copy", None, b'{"x": [1, 2, 3, 4]}', None, headers, stream=False)
     ),

@@ -23,6 +23,7 @@ from serving.protocols.tfs.rest import TfsRest
 from serving.repository.control.events import Kind
 from tests import models
 from tests.batching.control import on_loop, turns
+from tests.protocols.build import lines
 from tests.repository.test_manager import Served, serving
 
 KEYS = [f"user-{i}" for i in range(40)]
@@ -63,7 +64,7 @@ async def _rest(served: Served, key: str | None) -> int:
 async def _raw(served: Served, key: str | None) -> int:
     body = np.ones(4, np.float32).tobytes()
     rest = OipRest(served.engine, served.manager, IDENTITY)
-    reply = await rest.infer("m", None, body, b"0", headers=headers(key))
+    reply = await rest.infer("m", None, body, [*lines(b"0"), *headers(key)])
     size = int(dict(reply.headers)[b"inference-header-content-length"])
     value = json.loads(reply.body[:size])
     assert np.frombuffer(reply.body[size:], np.float32)[0] == int(value["model_version"])
@@ -212,7 +213,7 @@ async def test_a_raw_request_runs_on_the_version_that_gave_it_its_shape(tmp_path
         await served.manager.share("m", Traffic(weights=HALVES))
         rest = OipRest(served.engine, served.manager, IDENTITY)
         body = np.ones(4, np.float32).tobytes()
-        assert {(await rest.infer("m", None, body, b"0")).status for _ in range(40)} == {200}
+        assert {(await rest.infer("m", None, body, lines(b"0"))).status for _ in range(40)} == {200}
 
 
 @on_loop

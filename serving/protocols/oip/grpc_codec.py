@@ -14,12 +14,13 @@ import numpy as np
 
 from serving.core import dtypes
 from serving.core.errors import invalid
+from serving.core.memo import Memo
 from serving.core.types import InferRequest, InferResponse, Signature
 from serving.protocols import wire
 from serving.protocols.grpc import Call, read
 from serving.protocols.messages import oip
 from serving.protocols.oip import parameters
-from serving.protocols.oip.heads import MAX_BYTES, Head, Memo, form_of_answer
+from serving.protocols.oip.heads import MAX_BYTES, Head, form_of_answer
 from serving.protocols.oip.heads import Form as AnswerForm
 from serving.protocols.oip.outputs import AS_BINARY, Form, Wants, form_of, formed
 from serving.protocols.oip.parameters import parse_version

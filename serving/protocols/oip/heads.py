@@ -7,7 +7,6 @@ is kept under its very bytes. What is unusual (typed contents, shared memory, st
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -16,35 +15,12 @@ from serving.protocols.oip import parameters
 from serving.protocols.oip.outputs import Wants
 
 MAX_BYTES = 2048  # of what is kept under its bytes
-_MAX_KEPT = 256
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
-
-
-class Memo(Generic[Key, Value]):
-    """A few values by key; one too many, and the oldest goes. `get` is a dictionary's own."""
-
-    __slots__ = ("_kept", "get")
-
-    def __init__(self) -> None:
-        self._kept: dict[Key, Value] = {}
-        self.get = self._kept.get
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def keep(self, key: Key, value: Value) -> None:
-        if len(self._kept) >= _MAX_KEPT:
-            del self._kept[next(iter(self._kept))]
-        self._kept[key] = value
-
 
 Tensor = tuple[str, np.dtype, tuple[int, ...], int]  # name, type, shape, bytes
 Span = tuple[int, int]  # where something begins and ends
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Head:
     """A request without the bytes of its tensors, which are all raw and of fixed sizes."""
 
@@ -81,7 +57,7 @@ class Head:
             if end - begin != size:
                 return None
             inputs[name] = np.ndarray(shape, dtype, data, begin)
-        request = InferRequest(self.model, inputs, self.version, self.outputs, self.id)
+        request = InferRequest(self.model, inputs, self.version, self.outputs, self.id, form=self)
         if self.parameters:
             parameters.apply(dict(self.parameters), request)
         return request
@@ -93,11 +69,11 @@ Form = tuple[object, ...]
 def form_of_answer(response: InferResponse, wants: Wants) -> Form | None:
     """What the head of an answer depends on, besides its id and signature; None where it depends on more, or where
     writing it has effects elsewhere."""
-    if wants.named:
-        return None
-    form: list[object] = [response.model, response.version, wants.others.binary]
+    named, others = wants.named, wants.others
+    form: list[object] = [response.model, response.version]
     for name, array in response.outputs.items():
-        if array.dtype == object:
+        how = named.get(name, others) if named else others
+        if array.dtype.hasobject or how.classes or how.slot is not None:
             return None
-        form += (name, array.shape, array.nbytes)
+        form += (name, array.shape, array.nbytes, how.binary)
     return tuple(form)

@@ -35,6 +35,11 @@ class Wants:
     named: dict[str, Form]
     others: Form
 
+    @property
+    def all_binary(self) -> bool:
+        """Whether all that is named is wanted as raw bytes, and the others, if nothing is."""
+        return all(form.binary for form in self.named.values()) if self.named else self.others.binary
+
 
 def form_of(output: str, parameters: Mapping[str, Any], memory: SharedMemory | None) -> Form:
     """Reads what a request says of one output.

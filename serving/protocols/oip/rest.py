@@ -4,37 +4,24 @@ import time
 from collections.abc import Iterable
 from functools import partial
 
-from serving.core.errors import ErrorKind, ServingError, invalid
-from serving.core.types import InferRequest
+from serving.core.errors import ServingError, invalid
 from serving.engine import Control, Engine
-from serving.protocols import compression, jsonio
+from serving.protocols import jsonio
 from serving.protocols.answer import Heavy, answer
 from serving.protocols.asks import of_headers
-from serving.protocols.http import HttpReply, add_timing, error_reply, json_reply, route_key
+from serving.protocols.http import Headers, HttpReply, add_timing, json_reply, route_key
 from serving.protocols.offload import Offload
 from serving.protocols.oip import explain, generate, metadata, model_config, settings, shared_memory, statistics
 from serving.protocols.oip import repository as repository_parameters
-from serving.protocols.oip.outputs import Wants
+from serving.protocols.oip.inference import PROTOCOL, Inference, Means, refused
 from serving.protocols.oip.parameters import parse_version
-from serving.protocols.oip.rest_codec import (
-    HEADER_LENGTH,
-    Reader,
-    decode,
-    decode_raw,
-    encode,
-    header_size,
-    is_heavy_to_read,
-    is_heavy_to_write,
-)
+from serving.protocols.oip.rest_codec import Reader, Writer
 from serving.protocols.oip.settings import Logs
 from serving.protocols.oip.shared_memory import SharedMemory
 from serving.protocols.oip.stream import WHILE_RUNNING
 from serving.protocols.oip.trace import Tracer
-from serving.protocols.status import Family
 
-__all__ = ["HEADER_LENGTH", "PROTOCOL", "OipRest"]
-
-PROTOCOL = "oip_rest"
+__all__ = ["PROTOCOL", "OipRest"]
 
 
 class OipRest:
@@ -64,94 +51,23 @@ class OipRest:
         self._control = control
         self._identity = identity
         self._memory = memory or SharedMemory(allowed=False)
-        self._reader = Reader(self._memory)
+        self._means = Means(engine, Reader(self._memory), Writer(), offload, max_body_bytes)
         self._tracer = tracer or Tracer(engine)
         self._logs = logs or Logs()
         self._offload = offload
-        self._max_body_bytes = max_body_bytes
 
-    async def infer(
-        self,
-        model: str,
-        version: str | None,
-        body: bytes,
-        header_length: bytes | None = None,
-        encoding: bytes | None = None,
-        accept_encoding: bytes | None = None,
-        headers: Iterable[tuple[bytes, bytes]] = (),
-    ) -> HttpReply:
-        """Answers an inference request.
+    def inference(self, model: str, version: str | None, headers: Headers) -> Inference:
+        """Answers inference requests to this model that have these headers.
 
         Args:
-            header_length: the value of Inference-Header-Content-Length: the size of the JSON at the start of `body`
-                before it was compressed, raw tensors behind it. None: `body` is JSON.
-            encoding: the value of Content-Encoding.
-            accept_encoding: the value of Accept-Encoding.
-            headers: all of them, names in lower case.
+            headers: all of them, names in lower case. Inference-Header-Content-Length is the size of the JSON at the
+                start of the body before that was compressed, with raw tensors behind it. Without it all is JSON.
         """
-        started = time.perf_counter()
-        try:
-            asks = of_headers(headers)
-            body = await self._inflated(encoding, body)
-            size = header_size(header_length, len(body))
-            is_raw = size == 0 or not body
-            if is_raw and self._engine.catalog.asleep:  # the model says how to read it
-                await self._engine.awake(model, asks.deadline)
-        except ServingError as error:
-            self._refused(model, version, error)
-            if error.kind is not ErrorKind.UNSUPPORTED:
-                raise
-            reply = error_reply(error, Family.OIP)  # with the header that says what there is
-            return HttpReply(reply.status, reply.body, [*reply.headers, (b"accept-encoding", b"gzip, deflate")])
-        coding = compression.choose(accept_encoding)
-        heavy, away = None, False
-        if self._offload is not None:
-            away = is_heavy_to_read(body, size)
-            heavy = Heavy(self._offload, away, partial(is_heavy_to_write, coding))
-        key = route_key(self._engine.catalog, model, headers)
-        if is_raw:
-            read = partial(self._read_raw, model, version, body, key)
-        else:
-            read = partial(decode if away else self._reader.decode, model, version, body, size)
-        write = partial(encode, coding=coding)
-        return await answer(
-            self._engine,
-            PROTOCOL,
-            model,
-            read,
-            write,
-            started,
-            heavy=heavy,
-            route_key=key,
-            deadline=asks.deadline,
-            timed=add_timing if asks.timing else None,
-        )
+        return Inference(self._means, model, version, headers)
 
-    def _read_raw(self, model: str, version: str | None, body: bytes, key: str | None) -> tuple[InferRequest, Wants]:
-        found = self._engine.catalog.route(model, parse_version(version), key)
-        request, wants = decode_raw(found.contract, version, body)
-        request.version = found.number  # the next choice might be another
-        return request, wants
-
-    async def _inflated(self, encoding: bytes | None, body: bytes) -> bytes:
-        """The body as it was before it was compressed.
-
-        Raises:
-            ServingError: see `compression.decompress`.
-        """
-        if encoding is None:
-            return body
-        if self._offload is not None and compression.is_heavy_to_decompress(encoding, body):
-            return await self._offload.run(compression.decompress, encoding, body, self._max_body_bytes)
-        return compression.decompress(encoding, body, self._max_body_bytes)
-
-    def _refused(self, model: str, version: str | None, error: ServingError) -> None:
-        """Counts what is refused before `answer` can."""
-        try:
-            number = parse_version(version)
-        except ServingError:
-            number = None
-        self._engine.metrics.requests(*self._engine.known(model, number), PROTOCOL).failed(error.kind.value)
+    async def infer(self, model: str, version: str | None, body: bytes, headers: Headers | None = None) -> HttpReply:
+        """Answers one of them; an error is raised."""
+        return await self.inference(model, version, headers or []).answer(body)
 
     async def generate(
         self,
@@ -180,7 +96,7 @@ class OipRest:
             key = route_key(self._engine.catalog, model, headers)
             found = self._engine.catalog.route(model, parse_version(version), key)
         except ServingError as error:
-            self._refused(model, version, error)
+            refused(self._engine, model, version, error)
             raise
         heavy = None
         if self._offload is not None:

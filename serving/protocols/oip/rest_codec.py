@@ -10,14 +10,16 @@ import numpy as np
 
 from serving.core import dtypes
 from serving.core.errors import ServingError, invalid
-from serving.core.types import InferRequest, InferResponse, TensorSpec
+from serving.core.memo import Memo
+from serving.core.types import InferRequest, InferResponse, Signature, TensorSpec
 from serving.core.validate import Contract
 from serving.protocols import jsonio
 from serving.protocols.compression import compress, is_heavy_to_compress
-from serving.protocols.http import BINARY, JSON, HttpReply
+from serving.protocols.http import BINARY, JSON, Headers, HttpReply
 from serving.protocols.jsonio import describe
 from serving.protocols.oip import parameters
-from serving.protocols.oip.heads import MAX_BYTES, Head, Memo, Span
+from serving.protocols.oip.heads import MAX_BYTES, Head, Span, form_of_answer
+from serving.protocols.oip.heads import Form as AnswerForm
 from serving.protocols.oip.outputs import AS_BINARY, AS_JSON, Form, Wants, form_of, formed
 from serving.protocols.oip.parameters import parse_version
 from serving.protocols.oip.shared_memory import SharedMemory, slot_of
@@ -308,6 +310,31 @@ def encode(response: InferResponse, wants: Wants, coding: str | None = None) -> 
     return HttpReply(200, compress(coding, body), [*headers, (b"content-encoding", coding.encode())])
 
 
+class Writer:
+    """Writes answers as `encode` does, but what stands before raw tensors only once if it comes again and again."""
+
+    def __init__(self) -> None:
+        self._heads: Memo[AnswerForm, tuple[Signature, bytes, Headers]] = Memo()
+
+    def __reduce__(self) -> tuple[type["Writer"], tuple[()]]:
+        return Writer, ()  # what is kept is for this process
+
+    def encode(self, response: InferResponse, wants: Wants, coding: str | None = None) -> HttpReply:
+        """See `encode`."""
+        form = None if coding or response.id or not wants.all_binary else form_of_answer(response, wants)
+        if form is None:
+            return encode(response, wants, coding)
+        kept = self._heads.get(form)
+        if kept is None or kept[0] is not response.signature:
+            reply = encode(response, wants)
+            size = next((int(value) for name, value in reply.headers if name == HEADER_LENGTH), 0)
+            if size and len(reply.body) == size + sum(array.nbytes for array in response.outputs.values()):
+                self._heads.keep(form, (response.signature, reply.body[:size], reply.headers))
+            return reply
+        _, head, headers = kept
+        return HttpReply(200, b"".join((head, *map(raw_view, response.outputs.values()))), headers)
+
+
 def is_heavy_to_read(body: bytes, header_size: int | None) -> bool:
     """Would `decode` keep the event loop for too long? False where shared memory may be meant: it is in this process
     only."""
@@ -317,6 +344,8 @@ def is_heavy_to_read(body: bytes, header_size: int | None) -> bool:
 
 def is_heavy_to_write(coding: str | None, response: InferResponse, wants: Wants) -> bool:
     """Would `encode` keep the event loop for too long? False where it writes to shared memory."""
+    if not wants.named and not coding:  # as nearly always
+        return not wants.others.binary and jsonio.is_heavy_to_write(response.outputs.values())
     forms = [(array, wants.named.get(name, wants.others)) for name, array in response.outputs.items()]
     if any(form.slot for _, form in forms):
         return False

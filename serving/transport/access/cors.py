@@ -6,7 +6,8 @@ An ASGI application around another. Cookies have no meaning here, so credentials
 from collections.abc import Sequence
 from typing import Any
 
-from serving.transport.exchange import App, Headers
+from serving.protocols.http import Headers
+from serving.transport.exchange import App
 
 _EXPOSED = b"inference-header-content-length, retry-after, retry-after-ms, server-timing, x-request-id"
 _MAX_AGE = b"600"  # seconds

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from functools import partial
 
 from serving.core.errors import ErrorKind, ServingError
-from serving.protocols.http import retry_headers
+from serving.protocols.http import Headers, retry_headers
 from serving.protocols.status import Family, http_status
 from serving.transport.access.cors import Cors
 from serving.transport.access.guard import Guard, note_change
 from serving.transport.access.scopes import of_http
-from serving.transport.exchange import Headers, Refusal, split
+from serving.transport.exchange import Refusal, split
 
 _BEARER = b"bearer "
 REASONS = {

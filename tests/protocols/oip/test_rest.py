@@ -20,7 +20,7 @@ from serving.protocols.offload import Offload
 from serving.protocols.oip.rest import PROTOCOL, OipRest
 from serving.protocols.oip.shared_memory import SharedMemory
 from tests import models
-from tests.protocols.build import body, serving_oip, split_answer, tensor
+from tests.protocols.build import body, lines, serving_oip, split_answer, tensor
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class TestRaw:
     @pytest.mark.parametrize("length", [b"0", b"+0", b"00"])
     def test_the_body_is_the_input(self, tmp_path: Path, length: bytes) -> None:
         async def ask(rest: OipRest, engine: Engine) -> HttpReply:
-            reply = await rest.infer("copy", "2", FLOATS.tobytes(), length)
+            reply = await rest.infer("copy", "2", FLOATS.tobytes(), lines(length))
             assert engine.metrics.requests("copy", "2", PROTOCOL).outcomes == {"ok": 1}
             return reply
 
@@ -70,7 +70,7 @@ class TestRaw:
     @pytest.mark.parametrize("length", [None, b"0"])
     def test_an_empty_body_is_one(self, tmp_path: Path, length: bytes | None) -> None:
         async def ask(rest: OipRest, _: Engine) -> HttpReply:
-            return await rest.infer("text", None, b"", length)
+            return await rest.infer("text", None, b"", lines(length))
 
         value, raw = split_answer(with_models(tmp_path, ask))
         assert value["outputs"][0] == {
@@ -81,7 +81,7 @@ class TestRaw:
     def test_what_cannot_be_one(self, tmp_path: Path) -> None:
         async def ask(rest: OipRest, engine: Engine) -> None:
             assert "Raw request must only have 1 input" in await refusal(rest.infer("sum", None, b""))
-            assert "Expected 16, got 15" in await refusal(rest.infer("copy", None, bytes(15), b"0"))
+            assert "Expected 16, got 15" in await refusal(rest.infer("copy", None, bytes(15), lines(b"0")))
             await refusal(rest.infer("no", None, b""), ErrorKind.NOT_FOUND)
             await refusal(rest.infer("copy", "x", b""))
             assert engine.metrics.requests("copy", "2", PROTOCOL).outcomes == {"invalid": 2}
@@ -105,7 +105,7 @@ class TestCompression:
         data = body(tensor(shape=[rows, 4], data=[1, 2, 3, 4] * rows))
 
         async def ask(rest: OipRest, _: Engine) -> HttpReply:
-            return await rest.infer("copy", None, pack(data), None, encoding, encoding)
+            return await rest.infer("copy", None, pack(data), lines(None, encoding, encoding))
 
         reply = with_models(tmp_path, ask, offload)
         assert dict(reply.headers)[b"content-encoding"] == encoding
@@ -119,7 +119,7 @@ class TestCompression:
 
         async def ask(rest: OipRest, _: Engine) -> HttpReply:
             packed = gzip.compress(header + FLOATS.tobytes() * 50)
-            return await rest.infer("copy", None, packed, b"%d" % len(header), b"gzip", b"br, deflate;q=0.5, *")
+            return await rest.infer("copy", None, packed, lines(b"%d" % len(header), b"gzip", b"br, deflate;q=0.5, *"))
 
         reply = with_models(tmp_path, ask)
         plain = zlib.decompress(reply.body)
@@ -129,13 +129,13 @@ class TestCompression:
     @pytest.mark.parametrize("offload", [False, True])
     def test_what_cannot_be_expanded(self, tmp_path: Path, offload: bool) -> None:
         async def ask(rest: OipRest, engine: Engine) -> None:
-            reply = await rest.infer("copy", None, body(ROW), encoding=b"br")
+            reply = await rest.infer("copy", None, body(ROW), lines(encoding=b"br"))
             assert (reply.status, reply.body) == (501, b'{"error":"Unsupported compression type"}')
             assert dict(reply.headers)[b"accept-encoding"] == b"gzip, deflate"
-            assert "not valid gzip" in await refusal(rest.infer("copy", None, body(ROW), encoding=b"gzip"))
+            assert "not valid gzip" in await refusal(rest.infer("copy", None, body(ROW), lines(encoding=b"gzip")))
             bomb = gzip.compress(bytes(10_000_000))
             assert "maximum allowed input size of 1000000" in await refusal(
-                rest.infer("copy", None, bomb, encoding=b"gzip")
+                rest.infer("copy", None, bomb, lines(encoding=b"gzip"))
             )
             assert engine.metrics.requests("copy", "2", PROTOCOL).outcomes == {"unsupported": 1, "invalid": 2}
 
@@ -143,7 +143,7 @@ class TestCompression:
 
     def test_errors_are_not_compressed(self, tmp_path: Path) -> None:
         async def ask(rest: OipRest, _: Engine) -> None:
-            await refusal(rest.infer("copy", None, body(), accept_encoding=b"gzip"))
+            await refusal(rest.infer("copy", None, body(), lines(accept=b"gzip")))
 
         with_models(tmp_path, ask)
 

@@ -1,6 +1,7 @@
 """The Open Inference Protocol over REST: bodies in, requests out; answers in, bodies out."""
 
 import json
+import pickle
 import time
 import tracemalloc
 import zlib
@@ -726,3 +727,36 @@ class TestReader:
             (tmp_path / "object").write_bytes(np.full(2, value, np.float32).tobytes())
             request, _ = reader.decode("m", None, header, len(header))
             assert request.lent and request.inputs["x"].tolist() == [[value, value]]
+
+
+class TestWriter:
+    @pytest.mark.parametrize("dtype", dtypes.ALL, ids=dtype_id)
+    def test_it_writes_the_same_whatever_it_wrote_before(self, dtype: DType) -> None:
+        writer = rest_codec.Writer()
+        values = values_of(dtype)
+        outputs = [{"y": (dtype, values.reshape(s)), "z": (dtype, values)} for s in [(3,), (1, 3), (3, 1)]]
+        outputs += [{"y": (dtype, values[:1])}, {"y": (dtype, values[:0])}, {}]
+        answers = [answer_of(each, i) for each in outputs for i in ("", "ü")]
+        answers += [answer_of({"y": (dtypes.UINT8, np.zeros(3, np.uint8))}, version=4)]
+        wanted = [BINARY_WANTED, Wants({"y": AS_BINARY}, AS_BINARY)]
+        if dtype in IN_JSON:
+            wanted += [JSON_WANTED, Wants({"y": AS_BINARY}, AS_JSON), Wants({"y": AS_JSON}, AS_BINARY)]
+        if dtype is dtypes.FP32:
+            wanted.append(Wants({"y": Form(binary=True, classes=1)}, AS_BINARY))
+        for answer in (*answers, *answers):
+            for wants in wanted:
+                for coding in (None, "gzip"):
+                    assert writer.encode(answer, wants, coding) == rest_codec.encode(answer, wants, coding)
+
+    def test_a_model_of_the_same_name_is_another(self) -> None:
+        writer = rest_codec.Writer()
+        for dtype in (dtypes.INT8, dtypes.UINT8, dtypes.BOOL):
+            answer = answer_of({"y": (dtype, np.ones(2, dtype.numpy))})
+            assert writer.encode(answer, BINARY_WANTED) == rest_codec.encode(answer, BINARY_WANTED)
+
+    def test_a_helper_process_gets_one_of_its_own(self) -> None:
+        answer = answer_of({"y": (dtypes.INT8, np.ones(2, np.int8))})
+        writer = rest_codec.Writer()
+        writer.encode(answer, BINARY_WANTED)
+        other = pickle.loads(pickle.dumps(writer.encode))
+        assert other(answer, BINARY_WANTED) == writer.encode(answer, BINARY_WANTED)
