@@ -4,7 +4,7 @@ A message class copies every `bytes` field and makes a Python object of every nu
 views and leaves the rest to the message class; `field` and `varint` put fields together.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 LENGTH_DELIMITED = 2
 _SIZES = {1: 8, 5: 4}  # of the wire types with a fixed size
@@ -47,6 +47,33 @@ def read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
                 raise UnusualError
     except IndexError:
         raise UnusualError from None
+
+
+def place(data: bytes, path: Sequence[int], begin: int = 0, end: int | None = None) -> tuple[int, int] | None:
+    """Where a length-delimited field begins and ends, its number the last of `path`, the others those of the messages
+    around it. None: there is none, or one of them comes several times, or the bytes are no message."""
+    at, end = begin, len(data) if end is None else end
+    found = None
+    try:
+        while at < end:
+            tag, at = read_varint(data, at)
+            number, kind = tag >> 3, tag & 7
+            if kind == LENGTH_DELIMITED:
+                size, at = read_varint(data, at)
+                if number == path[0]:
+                    if found is not None:
+                        return None
+                    found = at, at + size
+                at += size
+            elif number == path[0] or kind not in (0, *_SIZES):
+                return None
+            else:
+                at = read_varint(data, at)[1] if kind == 0 else at + _SIZES[kind]
+    except UnusualError:
+        return None
+    if at != end or found is None:
+        return None
+    return found if len(path) == 1 else place(data, path[1:], *found)
 
 
 def split(data: memoryview, wanted: Collection[int]) -> tuple[list[tuple[int, memoryview]], bytes]:

@@ -87,3 +87,36 @@ def test_any_bytes(data: bytes) -> None:
     except wire.UnusualError:
         return
     assert sum(len(part) for _, part in large) + len(rest) <= len(data)
+
+
+def nested(*parts: bytes) -> bytes:
+    """Fields of the number 2, each with a number 1 in it, beside fields of other types."""
+    others = wire.varint(3 << 3) + wire.varint(300) + wire.varint(4 << 3 | 5) + bytes(4)
+    return others + b"".join(wire.field(2, len(part)) + part for part in parts)
+
+
+def test_the_place_of_a_field_in_a_field() -> None:
+    inner = nested() + wire.field(1, 5) + b"12345" + nested()
+    data = nested(inner)
+    place = wire.place(data, (2, 1))
+    assert place is not None and data[slice(*place)] == b"12345"
+    assert wire.place(data, (2,)) == (len(data) - len(inner), len(data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        nested(),
+        nested(b""),
+        nested(wire.field(1, 1) + b"a", wire.field(1, 1) + b"b"),
+        nested(wire.field(1, 1) + b"a" + wire.field(1, 1) + b"b"),
+        nested(wire.field(1, 2) + b"a"),
+        nested(wire.field(1, 1) + b"a") + b"\xff",
+        nested(wire.varint(1 << 3) + b"\x01"),
+        nested(wire.varint(5 << 3 | 3) + wire.field(1, 1) + b"a"),
+    ],
+    ids=["nothing", "none", "empty", "two outside", "two inside", "short", "broken", "a number", "a group"],
+)
+def test_no_such_place(data: bytes) -> None:
+    assert wire.place(data, (2, 1)) is None

@@ -18,6 +18,7 @@ from serving.core.memo import Memo
 from serving.core.types import InferRequest, InferResponse, Signature
 from serving.protocols import wire
 from serving.protocols.grpc import Call, read
+from serving.protocols.layouts import Layouts
 from serving.protocols.messages import oip
 from serving.protocols.oip import parameters
 from serving.protocols.oip.heads import MAX_BYTES, Head, form_of_answer
@@ -63,9 +64,16 @@ class Reader:
     def __init__(self, memory: SharedMemory | None = None) -> None:
         self._memory = memory
         self._heads: Memo[bytes, Head] = Memo()
+        self._layouts: Layouts[tuple[Head, int]] = Layouts()  # with the end of its tensor
 
     def read(self, data: bytes, call: Call) -> Asked:
         """Raises: ServingError: INVALID, if these bytes are no ModelInferRequest."""
+        layout = self._layouts.find(data)
+        if layout is not None:
+            like, end = layout.value
+            request = like.request(data, ((layout.begin, end),))
+            if request is not None:
+                return _asked(like, request, "", call)
         try:
             head, request_id, spans = walk(data)
         except wire.UnusualError:
@@ -75,10 +83,9 @@ class Reader:
         if known is not None:
             request = known.request(data, spans)
             if request is not None:
-                request.id = request_id
-                if call.deadline is not None:
-                    request.deadline = min(call.deadline, request.deadline or call.deadline)
-                return Asked(known.model, request_id, partial(_given, request, known.wants))
+                if len(spans) == 1 and not request_id:  # what has an id is never the same
+                    self._layouts.keep(data, *spans[0], (known, spans[0][1]))
+                return _asked(known, request, request_id, call)
         message = read(oip.ModelInferRequest, head)
         message.id = request_id
         view = memoryview(data)
@@ -92,6 +99,13 @@ class Reader:
             if known is not None:
                 self._heads.keep(head, known)
         return request, wants
+
+
+def _asked(known: Head, request: InferRequest, request_id: str, call: Call) -> Asked:
+    request.id = request_id  # not that of the one which was known first
+    if call.deadline is not None:
+        request.deadline = min(call.deadline, request.deadline or call.deadline)
+    return Asked(known.model, request_id, partial(_given, request, known.wants))
 
 
 def _given(request: InferRequest, wants: Wants) -> tuple[InferRequest, Wants]:

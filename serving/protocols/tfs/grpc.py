@@ -12,13 +12,17 @@ from serving.engine import Control, Engine
 from serving.protocols import messages as m
 from serving.protocols.answer import answer
 from serving.protocols.grpc import Call, Method, StreamMethod, read, route_key, write
+from serving.protocols.layouts import Layout
 from serving.protocols.status import Family
 from serving.protocols.tfs import grpc_codec, multi, reload, servables, signatures
+from serving.protocols.tfs.predicts import Known, Reader, Writer
+from serving.protocols.tfs.servables import Target
 from serving.repository.version import Version
 
 PROTOCOL = "tfs_grpc"
 MAX_MESSAGE = 1024  # characters of a status message
 
+Found = Version | ServingError  # the version that is meant, or why there is none
 Wants = TypeVar("Wants")
 Reply = TypeVar("Reply")
 
@@ -32,6 +36,8 @@ class PredictionService:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._reader = Reader()
+        self._writer = Writer()
         self.streams: dict[str, StreamMethod] = {}
         self.methods: dict[str, Method] = {
             "Predict": _bounded(self.predict),
@@ -43,21 +49,42 @@ class PredictionService:
 
     async def predict(self, data: bytes, call: Call) -> bytes:
         started = time.perf_counter()
-        message, sent = self._counted("", grpc_codec.read_predict, data)
-        decode = partial(grpc_codec.decode_predict, message, sent, call)
-        return await self._answer(message, call, decode, grpc_codec.encode_predict, started)
+        known = self._reader.find(data)
+        if known is None:
+            message, sent = self._counted("", grpc_codec.read_predict, data)
+            model, target = _asked(message)
+            decode = partial(self._decode, data, message, sent, target, call)
+        else:
+            target = known.value.target
+            model, decode = target.model, partial(self._decode_known, data, known, call)
+        return await self._answer(model, target, call, decode, self._writer.encode, started)
+
+    def _decode(
+        self, data: bytes, message: Any, sent: Any, target: Target | ServingError, call: Call, found: Found
+    ) -> tuple[InferRequest, int]:
+        request, axes = grpc_codec.decode_predict(message, sent, call, found)
+        if isinstance(found, Version) and isinstance(target, Target):  # or there had been an error
+            self._reader.learn(data, target, found.contracts[request.signature], request, axes)
+        return request, axes
+
+    def _decode_known(self, data: bytes, layout: Layout[Known], call: Call, found: Found) -> tuple[InferRequest, int]:
+        known = layout.value
+        if isinstance(found, Version) and found.contracts.get(known.signature) is known.contract:
+            return known.request(data, layout.begin, found.number, call), known.axes
+        message, sent = grpc_codec.read_predict(data)  # another version may understand it in another way
+        return self._decode(data, message, sent, known.target, call, found)
 
     async def classify(self, data: bytes, call: Call) -> bytes:
         started = time.perf_counter()
         message = self._counted("", read, m.tfs.ClassificationRequest, data)
         decode = partial(grpc_codec.decode_examples, message, SignatureMethod.CLASSIFY, call)
-        return await self._answer(message, call, decode, grpc_codec.encode_classify, started)
+        return await self._answer(*_asked(message), call, decode, grpc_codec.encode_classify, started)
 
     async def regress(self, data: bytes, call: Call) -> bytes:
         started = time.perf_counter()
         message = self._counted("", read, m.tfs.RegressionRequest, data)
         decode = partial(grpc_codec.decode_examples, message, SignatureMethod.REGRESS, call)
-        return await self._answer(message, call, decode, grpc_codec.encode_regress, started)
+        return await self._answer(*_asked(message), call, decode, grpc_codec.encode_regress, started)
 
     async def multi_inference(self, data: bytes, call: Call) -> bytes:
         """Each task runs, and counts, as a request of its own."""
@@ -106,20 +133,24 @@ class PredictionService:
 
     async def _answer(
         self,
-        message: Any,
+        model: str,
+        target: Target | ServingError,
         call: Call,
-        decode: Callable[[Version | ServingError], tuple[InferRequest, Wants]],
+        decode: Callable[[Found], tuple[InferRequest, Wants]],
         encode: Callable[[InferResponse, Wants], bytes],
         started: float,
     ) -> bytes:
         """Answers a request that has one ModelSpec.
 
         Args:
+            model: as it says.
+            target: what it means, or why it means nothing.
             decode: is given the version that is meant, or why there is none.
         """
-        found: Version | ServingError
+        found: Found
         try:
-            target = grpc_codec.target(message)
+            if isinstance(target, ServingError):
+                raise target
             key = route_key(self._engine.catalog, target.model, call)
             if self._engine.catalog.asleep:
                 await self._engine.awake(target.model, call.deadline)
@@ -129,7 +160,7 @@ class PredictionService:
         return await answer(
             self._engine,
             PROTOCOL,
-            message.model_spec.name,
+            model,
             partial(decode, found),
             encode,
             started,
@@ -178,6 +209,15 @@ class ModelService:
         request = read(m.tfs.ReloadConfigRequest, data)
         await self._control.apply(reload.wanted(request.config))
         return write(m.tfs.ReloadConfigResponse(status=m.tfs.StatusProto()))
+
+
+def _asked(message: Any) -> tuple[str, Target | ServingError]:
+    """The model that a message names, and what it means, or why it means nothing."""
+    name = message.model_spec.name
+    try:
+        return name, grpc_codec.target(message)
+    except ServingError as error:
+        return name, error
 
 
 def _bounded(method: Method) -> Method:

@@ -17,9 +17,9 @@ from serving.repository.version import Version
 
 _SMALL = 4096  # bytes; the message class reads such a request faster than `wire` does
 
-_INPUTS = m.tfs.PredictRequest.DESCRIPTOR.fields_by_name["inputs"].number
+INPUTS = m.tfs.PredictRequest.DESCRIPTOR.fields_by_name["inputs"].number
 _OUTPUTS = m.tfs.PredictResponse.DESCRIPTOR.fields_by_name["outputs"].number
-_KEY, _VALUE = 1, 2  # of an entry of any map
+KEY, VALUE = 1, 2  # of an entry of any map
 
 
 def target(message: Any) -> Target:
@@ -63,18 +63,18 @@ def read_predict(data: bytes) -> tuple[Any, dict[str, Sent]]:
 
 
 def _split(data: memoryview) -> tuple[Any, dict[str, Sent]]:
-    entries, rest = wire.split(data, (_INPUTS,))
+    entries, rest = wire.split(data, (INPUTS,))
     inputs: dict[str, Sent] = {}
     for _, entry in entries:
-        fields, more = wire.split(entry, (_KEY, _VALUE))
+        fields, more = wire.split(entry, (KEY, VALUE))
         parts = dict(fields)
-        if more or len(parts) < len(fields) or _VALUE not in parts:
+        if more or len(parts) < len(fields) or VALUE not in parts:
             raise wire.UnusualError
         try:
-            name = str(parts.get(_KEY, b""), "utf-8")
+            name = str(parts.get(KEY, b""), "utf-8")
         except UnicodeDecodeError:
             raise wire.UnusualError from None
-        inputs[name] = Sent(*tensor_proto.split(parts[_VALUE]))
+        inputs[name] = Sent(*tensor_proto.split(parts[VALUE]))
     return read(m.tfs.PredictRequest, rest), inputs
 
 
@@ -141,16 +141,21 @@ def _set(names: Any) -> str:
 
 def encode_predict(response: InferResponse, axes: int) -> bytes:
     """A PredictResponse; floats are copied once, into its bytes."""
-    parts: list[tensor_proto.Buffer] = [
-        m.tfs.PredictResponse(model_spec=answered(response)).SerializeToString(),
-    ]
+    return b"".join([piece for part in predict_parts(response, axes) for piece in part])
+
+
+def predict_parts(response: InferResponse, axes: int) -> list[list[tensor_proto.Buffer]]:
+    """The pieces of a PredictResponse: those of each output, whose numbers are the last of them."""
+    head: list[tensor_proto.Buffer] = [m.tfs.PredictResponse(model_spec=answered(response)).SerializeToString()]
+    parts: list[list[tensor_proto.Buffer]] = []
     for name, array in narrowed(response, axes).items():
         tensor = tensor_proto.encode(array, response.signature.outputs[name].dtype)
         size = sum(map(len, tensor))
         key = name.encode()
-        entry = [wire.field(_KEY, len(key)), key, wire.field(_VALUE, size)]
-        parts += [wire.field(_OUTPUTS, size + sum(map(len, entry))), *entry, *tensor]
-    return b"".join(parts)
+        entry = [wire.field(KEY, len(key)), key, wire.field(VALUE, size)]
+        parts.append([*head, wire.field(_OUTPUTS, size + sum(map(len, entry))), *entry, *tensor])
+        head = []
+    return parts or [head]
 
 
 def answered(response: InferResponse) -> Any:
