@@ -69,6 +69,7 @@ class _Done:
     started: float
     finished: float
     rows: int
+    size: int  # rows of the run, with those that were padding
     idle: bool = False  # the instance has not taken another batch
 
 
@@ -78,7 +79,7 @@ class Batcher:
     Args:
         name: names the threads and appears in errors, such as `digits/1`.
         run: called from instance threads with merged inputs, output names and the signature's name.
-        on_run: called on the loop for each run that gave an answer.
+        on_run: called on the loop for each run that gave an answer, right behind these.
         device: what its runs share with those of others; None: they need not wait for anybody.
         background: its threads give way to all others, as far as the system can do that. Times of its runs are then of
             the processor: the clock would say how busy the machine is.
@@ -299,11 +300,14 @@ class Batcher:
                 outputs, ran = outcome
                 timing = Timing(done.started - item.enqueued, compute_s, ran.input_s, ran.run_s, ran.output_s, ran.rows)
                 item.reply.set_result((outputs, timing))
-        self._record(done)
+        self._loop.call_soon(self._record, done)  # behind the answers, which are on their way now
         if done.idle:
             self._instance_idle()
 
     def _record(self, done: _Done) -> None:
+        if len(done.runs) == 1 and done.runs[0].rows == done.rows:
+            with self._lock:
+                self._queue.ran(done.size, done.finished - done.started)
         for ran in done.runs:
             if len(done.runs) == 1 and ran.rows == done.rows:
                 items = done.items
@@ -426,12 +430,8 @@ class Batcher:
         started = time.monotonic()
         runs: list[Ran] = []
         outcomes = self._outcomes(batch, runs)
-        done = _Done(batch.items, outcomes, runs, started, time.monotonic(), batch.rows)
-        with self._lock:
-            self._running[index] = None
-            if len(runs) == 1 and runs[0].rows == done.rows:
-                self._queue.ran(batch.size, done.finished - started)
-        return done
+        self._running[index] = None
+        return _Done(batch.items, outcomes, runs, started, time.monotonic(), batch.rows, batch.size)
 
     def _tell(self, callback: Callable[..., None], *args: object) -> bool:
         """Calls back on the loop; False if it is closed, and nobody waits any more."""

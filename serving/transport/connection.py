@@ -25,6 +25,7 @@ from serving.protocols.http import Handler, Headers
 from serving.protocols.record import Watch
 from serving.transport import known
 from serving.transport.admission import RETRY_AFTER_S, Admission
+from serving.transport.begun import begin
 from serving.transport.exchange import Admit, Exchange, head
 from serving.transport.known import Known, worth_knowing
 from serving.transport.shared import Shared
@@ -168,7 +169,7 @@ class Connection(asyncio.Protocol):
         self._held_bytes += size
         shared.held_bytes += size
         self._answering = request
-        self._task = self._loop.create_task(request.run(shared.app))
+        self._task = begin(self._loop, request.run(shared.app))
         return True
 
     def _learn(self, find: Callable[[str, bytes, Headers], Handler | None]) -> None:

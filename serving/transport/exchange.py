@@ -24,7 +24,8 @@ class Handles(Protocol):
     """An application that can be asked in another way: by the header alone, and then with one body after the other."""
 
     def handler(self, method: str, target: bytes, headers: Headers) -> Handler | None:
-        """What answers requests with this header; None: only the application itself does."""
+        """What answers requests with this header; None: only the application itself does. It is called outside of any
+        task; see `begun`."""
 
 
 @dataclass(frozen=True, slots=True)

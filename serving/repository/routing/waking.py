@@ -39,10 +39,10 @@ class Waking:
             waking.add_done_callback(_seen)
         self._waiting[model] += 1
         try:
-            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
-                await asyncio.shield(waking)
-        except TimeoutError:
-            raise ServingError(ErrorKind.EXPIRED, "Request timeout expired") from None
+            limit_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not (await asyncio.wait((waking,), timeout=limit_s))[0]:
+                raise ServingError(ErrorKind.EXPIRED, "Request timeout expired")
+            await waking
         except ServingError as error:  # one for all who wait, and each adds its own trace to it
             raise ServingError(error.kind, error.message) from None
         finally:
