@@ -1,6 +1,6 @@
 """The access log: one line for each request that has ended, over HTTP and gRPC alike.
 
-The event loop makes the line, which takes some 4 us, and puts it into a queue. A thread writes many at a time, a few
+The event loop makes the line, which takes some 5 us, and puts it into a queue. A thread writes many at a time, a few
 times a second. (Lines made by the thread cost more: it would wait for the interpreter, and the event loop for it, and
 the garbage collector would look through all records that wait.) What does not fit into the queue is counted and lost: a
 disk that is slow or full must not slow down requests.
