@@ -14,20 +14,18 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
 import httptools
 
 from serving.protocols import jsonio
-from serving.protocols.http import Handler, Headers
+from serving.protocols.http import Headers
 from serving.protocols.record import Watch
-from serving.transport import known
 from serving.transport.admission import RETRY_AFTER_S, Admission
 from serving.transport.begun import begin
 from serving.transport.exchange import Admit, Exchange, head
-from serving.transport.known import Known, worth_knowing
+from serving.transport.known import Known
 from serving.transport.shared import Shared
 from serving.transport.slices import SLICE_S
 
@@ -118,10 +116,9 @@ class Connection(asyncio.Protocol):
         self._parser = None
 
     def data_received(self, data: bytes) -> None:
-        if self._at_rest:
-            end = data.find(_HEADER_END, 0, known.MAX_BYTES) + len(_HEADER_END)
-            seen = self.shared.known.get(data[:end])
-            if seen is not None and len(data) == end + seen.length and self._begin(seen, data[end:]):
+        if self.idle and self._refusal is None and self._writable is None:  # a new request, to be answered at once
+            known = self.shared.known.split(data)
+            if known is not None and self._begin(*known):
                 return
             self._fresh = data
         if self._refusal is not None:  # the client may still send; what it sends is dropped
@@ -143,18 +140,6 @@ class Connection(asyncio.Protocol):
         self._fresh = b""
         self._look_at_bounds()
 
-    @property
-    def _at_rest(self) -> bool:
-        """Whatever comes is a new request, and can be answered at once."""
-        return (
-            self._phase is Phase.IDLE
-            and self._answering is None
-            and not self._waiting
-            and not self._unparsed
-            and self._refusal is None
-            and self._writable is None
-        )
-
     def _begin(self, seen: Known, body: bytes) -> bool:
         """Answers a request whose header is known. False: there is no room for its body, so that it must be parsed."""
         shared, request = self.shared, Exchange(self)
@@ -171,17 +156,6 @@ class Connection(asyncio.Protocol):
         self._answering = request
         self._task = begin(self._loop, request.run(shared.app))
         return True
-
-    def _learn(self, find: Callable[[str, bytes, Headers], Handler | None]) -> None:
-        """Keeps the header of the request that has just come, if that was all that came."""
-        data, request, length = self._fresh, self._reading, self._body_length
-        end = data.find(_HEADER_END, 0, known.MAX_BYTES) + len(_HEADER_END)
-        whole = len(data) == end + length and length == self._body_bytes and request.keep_alive
-        if whole and request.http_version == "1.1" and worth_knowing(request.method, request.headers, length):
-            handler = find(request.method, request.target, request.headers)
-            if handler is not None:
-                kept = Known(request.method, request.target, request.headers, length, handler)
-                self.shared.known.keep(data[:end], kept)
 
     def _look_at_bounds(self) -> None:
         """Of what has been parsed."""
@@ -387,8 +361,9 @@ class Connection(asyncio.Protocol):
         self._continue_wanted = False
         if self._refusal is not None:
             return
-        if self._fresh and self.shared.find_handler is not None:
-            self._learn(self.shared.find_handler)
+        request, length = self._reading, self._body_length
+        if self._fresh and length == self._body_bytes and request.keep_alive and request.http_version == "1.1":
+            self.shared.known.learn(self._fresh, request.method, request.target, request.headers, length)
         self._waiting.append(self._reading)
         self.answer_next()
         if len(self._waiting) >= _MAX_PIPELINED:

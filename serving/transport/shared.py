@@ -34,8 +34,7 @@ class Shared:
             admission: what the listeners of the server have in common; None: this one is alone, and takes all.
         """
         self.app = app
-        self.find_handler = app.handler if isinstance(app, Handles) else None
-        self.known = Headings()
+        self.known = Headings(app.handler if isinstance(app, Handles) else None)
         self.admit = admit
         self.admission = admission or Admission()
         self.watch = watch or Watch()

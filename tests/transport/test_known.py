@@ -66,6 +66,20 @@ async def guarded(app: Both, admit: Any = None, watch: Watch | None = None) -> A
 ASK = request("POST", "/a", body=b"one")
 
 
+@asynccontextmanager
+async def under_way(
+    app: Both, admission: Admission | None = None
+) -> AsyncIterator[tuple[Listening, Peer, asyncio.Event]]:
+    """A known request that waits in its handler for the event."""
+    async with listening(app, admission) as server:
+        await server.ask(ASK)
+        app.gate = asyncio.Event()
+        peer = await server.connect()
+        await peer.send(ASK)
+        await until(lambda: app.begun == 1)
+        yield server, peer, app.gate
+
+
 async def twice(app: Both, data: bytes = ASK, again: bytes | None = None, **limits: Any) -> tuple[Answer, Answer]:
     async with listening(app, **limits) as server:
         peer = await server.connect()
@@ -163,15 +177,10 @@ async def test_two_at_once_are_answered_in_order() -> None:
 @on_loop
 async def test_one_that_comes_while_another_is_answered_waits() -> None:
     app = Both()
-    async with listening(app) as server:
-        await server.ask(ASK)
-        app.gate = asyncio.Event()
-        peer = await server.connect()
-        await peer.send(ASK)
-        await until(lambda: app.begun == 1)
+    async with under_way(app) as (_, peer, gate):
         await peer.send(request("POST", "/a", body=b"two"))
         await asyncio.sleep(0.02)
-        app.gate.set()
+        gate.set()
         assert [(await peer.answer()).body for _ in range(2)] == [b"handler one", b"app two"]
 
 
@@ -196,12 +205,7 @@ async def test_who_does_not_read_gets_no_more_answers() -> None:
 @on_loop
 async def test_who_goes_away_is_not_waited_for() -> None:
     app = Both()
-    async with listening(app) as server:
-        await server.ask(ASK)
-        app.gate = asyncio.Event()
-        peer = await server.connect()
-        await peer.send(ASK)
-        await until(lambda: app.begun == 1)
+    async with under_way(app) as (server, peer, _):
         peer.abort()
         await until(lambda: app.cancelled == 1 and not server.connections)
         assert server.held_bytes == 0
@@ -237,14 +241,9 @@ async def test_no_more_bodies_than_there_is_room_for() -> None:
 async def test_no_more_requests_at_a_time_than_may_be() -> None:
     app = Both()
     admission = Admission(1)
-    async with listening(app, admission) as server:
-        await server.ask(ASK)
-        app.gate = asyncio.Event()
-        peer = await server.connect()
-        await peer.send(ASK)
-        await until(lambda: app.begun == 1)
+    async with under_way(app, admission) as (server, peer, gate):
         assert (await server.ask(ASK)).status == 503
-        app.gate.set()
+        gate.set()
         assert (await peer.answer()).status == 200
         assert admission.under_way == 0
 
@@ -280,15 +279,10 @@ async def test_all_are_noted_alike() -> None:
 @on_loop
 async def test_when_the_server_stops_the_answer_says_that_the_connection_ends() -> None:
     app = Both()
-    async with listening(app) as server:
-        await server.ask(ASK)
-        app.gate = asyncio.Event()
-        peer = await server.connect()
-        await peer.send(ASK)
-        await until(lambda: app.begun == 1)
+    async with under_way(app) as (server, peer, gate):
         stopping = asyncio.create_task(server.listener.stop(2.0))
         await asyncio.sleep(0)
-        app.gate.set()
+        gate.set()
         answer = await peer.answer()
         assert (answer.body, answer.headers["connection"]) == (b"handler one", "close")
         assert await peer.rest() == b"" and await stopping

@@ -64,16 +64,15 @@ class Reader:
     def __init__(self, memory: SharedMemory | None = None) -> None:
         self._memory = memory
         self._heads: Memo[bytes, Head] = Memo()
-        self._layouts: Layouts[tuple[Head, int]] = Layouts()  # with the end of its tensor
+        self._layouts: Layouts[Head] = Layouts()
 
     def read(self, data: bytes, call: Call) -> Asked:
         """Raises: ServingError: INVALID, if these bytes are no ModelInferRequest."""
         layout = self._layouts.find(data)
         if layout is not None:
-            like, end = layout.value
-            request = like.request(data, ((layout.begin, end),))
+            request = layout.value.request(data, ((layout.begin, len(data) - len(layout.behind)),))
             if request is not None:
-                return _asked(like, request, "", call)
+                return _asked(layout.value, request, "", call)
         try:
             head, request_id, spans = walk(data)
         except wire.UnusualError:
@@ -84,7 +83,7 @@ class Reader:
             request = known.request(data, spans)
             if request is not None:
                 if len(spans) == 1 and not request_id:  # what has an id is never the same
-                    self._layouts.keep(data, *spans[0], (known, spans[0][1]))
+                    self._layouts.keep(data, *spans[0], known)
                 return _asked(known, request, request_id, call)
         message = read(oip.ModelInferRequest, head)
         message.id = request_id
